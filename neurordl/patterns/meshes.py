@@ -14,7 +14,7 @@ import numpy as np
 from neurordl.arrays import Floats, Ints
 from neurordl.errors import NeurordlError, notify
 from neurordl.io import damage_named
-from neurordl.patterns.surfaces import HEMISPHERES, both_files, hemisphere_of, read_gifti
+from neurordl.patterns.surfaces import HEMISPHERES, both_files, hemisphere_of, read_gifti, which_hemisphere
 from neurordl.validate import listed
 
 MeshLike: TypeAlias = "str | os.PathLike[str] | tuple[Any, Any] | Any"
@@ -93,7 +93,7 @@ def _read_mesh(mesh: Any, side: str) -> Mesh:
         if (other := hemisphere_of(name)) not in (None, side):
             raise NeurordlError(f"{name} is given as the {side} hemisphere, and its name says {other}")
         with damage_named(f"the mesh {name}", "give a file that can be read whole"):
-            mesh = _from_file(name)
+            mesh = _from_file(name, side)
     elif hasattr(mesh, "coordinates") and hasattr(mesh, "faces"):
         mesh = (mesh.coordinates, mesh.faces)
     try:
@@ -114,12 +114,13 @@ def _read_mesh(mesh: Any, side: str) -> Mesh:
     return Mesh(coordinates, faces.astype(np.int64), name)
 
 
-def _from_file(path: str) -> tuple[Any, Any]:
+def _from_file(path: str, side: str) -> tuple[Any, Any]:
     """Coordinates and faces of a file: GIFTI by its name, else FreeSurfer's geometry by its first bytes."""
     if not _GIFTI.search(path):
         coordinates, faces = nib.freesurfer.io.read_geometry(path)
         return coordinates, faces
     image = read_gifti(path)
+    which_hemisphere(path, side, image)
     parts = [image.get_arrays_from_intent(f"NIFTI_INTENT_{intent}") for intent in ("POINTSET", "TRIANGLE")]
     if not all(parts):
         raise NeurordlError(f"{path} has no mesh; give a .surf.gii, which has coordinates and triangles")

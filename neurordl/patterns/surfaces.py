@@ -250,13 +250,13 @@ def _joined(scans: Sequence[SurfaceScan]) -> SurfaceScan:
 
 def _one_hemisphere(image: Any, role: str, stated: str | None = None) -> SurfaceScan:
     """Open GIFTI or an annotation of a hemisphere, and check which one it is."""
-    name, in_header = f"the {role}", None
+    name = f"the {role}"
     if isinstance(image, str | os.PathLike):
         name = str(Path(image))
         if not Path(image).is_file():
             raise NeurordlError(f"there is no {role} {name}; check the path")
         if _ANNOT.search(name):
-            return _open_annot(image, role, _hemisphere(name, stated, None))
+            return _open_annot(image, role, which_hemisphere(name, stated))
         if not _GIFTI.search(name):
             raise NeurordlError(
                 f"the {role} {name} is none of GIFTI (.gii), FreeSurfer's .annot and CIFTI (.dtseries.nii, "
@@ -271,16 +271,13 @@ def _one_hemisphere(image: Any, role: str, stated: str | None = None) -> Surface
             f"the {role} is a {type(image).__name__}; expected a file, or an image of nibabel"
         )
     with damage_named(name, _REMEDY):
-        metas = [image.meta, *(array.meta for array in image.darrays)]
-        in_header, step = (
-            next((meta[key] for meta in metas if key in meta), None)
-            for key in ("AnatomicalStructurePrimary", "TimeStep")
-        )
-        scan = _scan_of(_gifti_values(image, name), _hemisphere(name, stated, in_header), name)
+        scan = _scan_of(_gifti_values(image, name), which_hemisphere(name, stated, image), name)
         names = None
         if any(array.intent == nib.nifti1.intent_codes["NIFTI_INTENT_LABEL"] for array in image.darrays):
             names = {int(key): str(text) for key, text in image.labeltable.get_labels_as_dict().items()}
-        return replace(scan, time=_gifti_time(step), parts=(replace(scan.parts[0], names=names),))
+        return replace(
+            scan, time=_gifti_time(_metadata(image, "TimeStep")), parts=(replace(scan.parts[0], names=names),)
+        )
 
 
 def read_gifti(path: str | os.PathLike[str]) -> nib.GiftiImage:
@@ -331,8 +328,21 @@ def _scan_of(values: npt.NDArray[Any], side: str, name: str) -> SurfaceScan:
     return SurfaceScan(name, (part,), values, len(values) if len(values) > 1 else None)
 
 
-def _hemisphere(name: str, stated: str | None, in_header: str | None) -> str:
-    """The hemisphere of a file: what was stated, its name and its header must not contradict each other."""
+def _metadata(image: nib.GiftiImage, key: str) -> str | None:
+    """A value in the metadata of GIFTI, of the image or of one of its arrays."""
+    metas = [image.meta, *(array.meta for array in image.darrays)]
+    return next((meta[key] for meta in metas if key in meta), None)
+
+
+def which_hemisphere(name: str, stated: str | None, image: nib.GiftiImage | None = None) -> str:
+    """Return the hemisphere of a file, by what was stated, its name and its header.
+
+    Raises
+    ------
+    NeurordlError
+        They contradict each other, or none says which it is.
+    """
+    in_header = None if image is None else _metadata(image, "AnatomicalStructurePrimary")
     if in_header is not None and in_header not in _PRIMARY:
         raise NeurordlError(f"{name} is of {in_header}; only the left and right cortex are read")
     sources = {"it is given as": stated, "its name says": hemisphere_of(name)}

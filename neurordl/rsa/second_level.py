@@ -390,7 +390,8 @@ def second_level(
     Parameters
     ----------
     maps
-        Maps of `group_searchlight`, or their folder; or a mapping from subject to a 3D image of any software.
+        Maps of `group_searchlight`, or their folder; or a mapping from subject to a 3D image of any software,
+        which is NaN where a person has no score: 0 is a score.
     model
         The model, if there are several.
     difference
@@ -421,7 +422,8 @@ def second_level(
     Warns
     -----
     UserWarning
-        Voxels are left out or kept that some people lack, with their count; scores are the same in all people
+        Voxels are left out or kept that some people lack, with their count; images have 0 where others have
+        scores, which may mean that there are no data; scores are the same in all people
         in some voxels, which are left out; or there are so few people that nothing can be significant.
 
     Raises
@@ -672,6 +674,13 @@ def _chosen(
         region = region & wanted
     inside = region & (n_known >= test.coverage * n - 1e-9)
     left_out, filled = region & ~inside, inside & (n_known < n)
+    n_zero = (volumes == 0).sum(axis=0)
+    zero = inside & (n_zero > 0) & (n_zero < n)
+    if zero.any() and not stack.places:  # maps of searchlights are NaN where there is no center
+        notify(
+            f"{int(zero.sum()):,} of {int(inside.sum()):,} voxels are exactly 0 in some people (at most "
+            f"{int(n_zero[zero].max())} of {n}), and count as a score of 0; if it means no data, make it NaN"
+        )
     if left_out.any():
         extent = [int((known[k] & region).sum()) for k in range(n)]
         fewest = int(np.argmin(extent))

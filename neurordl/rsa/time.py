@@ -16,7 +16,7 @@ from neurordl.errors import NeurordlError, notify
 from neurordl.ids import natural_key
 from neurordl.rsa.inference.infer import correct
 from neurordl.rsa.scores import Evaluation, time_axes
-from neurordl.validate import check_choice, check_count, check_number, listed
+from neurordl.validate import check_choice, check_count, check_number, counted, listed
 
 Course: TypeAlias = tuple[str, str, list[Floats], Floats]
 """Layer, ROI, the times of each axis, and scores (subjects, times) or (subjects, model times, times)."""
@@ -323,7 +323,8 @@ def _courses(evaluation: Evaluation, difference: tuple[str, str] | None) -> list
 def _checked(table: pd.DataFrame, layer: str) -> list[Floats]:
     """The times of each axis of a course, subjects x times, whose scores are all defined."""
     if min(table.shape) < 2:
-        counts = f"{table.shape[0]} subjects who are in the mean at all times, and {table.shape[1]} times"
+        people, times = counted(table.shape[0], "subject"), counted(table.shape[1], "time")
+        counts = f"{people} in the mean at all times, and {times}"
         raise NeurordlError(
             f"a test over time needs two subjects and two times; layer {layer!r} has {counts}"
         )

@@ -18,6 +18,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
+from neurordl.patterns.meshes import read_meshes
 from neurordl.patterns.surfaces import hemisphere_of
 from tests.helpers import icosphere
 
@@ -457,3 +458,19 @@ def test_bad_input(study: Any, tmp_path: Path) -> None:
     image = nib.Cifti2Image(np.zeros((VOLUMES, 1)), (SeriesAxis(0, T_R, VOLUMES), parcels))
     with pytest.raises(NeurordlError, match="the image is not dense CIFTI"):
         nrl.read_patterns(image, None, events[0])
+
+
+def test_a_mesh_that_its_header_says_is_the_other_side_is_refused(tmp_path: Path) -> None:
+    """Meshes of both sides often have as many vertices, so that exchanged ones would fit."""
+    points, faces = 10 * np.eye(4)[:, :3], np.array([[0, 1, 2], [1, 2, 3]])
+    image = nib.GiftiImage(
+        darrays=[
+            nib.gifti.GiftiDataArray(values.astype(kind), intent=f"NIFTI_INTENT_{intent}")
+            for values, kind, intent in ((points, np.float32, "POINTSET"), (faces, np.int32, "TRIANGLE"))
+        ]
+    )
+    image.darrays[0].meta["AnatomicalStructurePrimary"] = "CortexRight"
+    nib.save(image, tmp_path / "mesh.surf.gii")
+    assert len(read_meshes({"right": tmp_path / "mesh.surf.gii"})["right"].faces) == 2
+    with pytest.raises(NeurordlError, match="it is given as left, its header says right"):
+        read_meshes({"left": tmp_path / "mesh.surf.gii"})

@@ -226,3 +226,21 @@ def test_a_subject_without_a_score_in_one_roi_is_left_out_of_both(missing: bool)
     want = nrl.evaluate(models(), rest, comparison="corr")
     for name in ("difference", "ci_low", "ci_high", "p", "n_subjects", "n_pairs"):
         assert_allclose(found.roi_differences[name], want.roi_differences[name], atol=1e-12)
+
+
+@pytest.mark.parametrize("bootstrap", [None, nrl.Bootstrap("subjects", n=20_000)])
+def test_a_subject_without_a_score_has_no_part_in_intervals(bootstrap: nrl.Bootstrap | None) -> None:
+    """Standard errors and degrees of freedom are those of the others, also of differences of layers."""
+    data = brains(["IT"])
+    data.dissimilarities[2] = 1.0
+    found = nrl.evaluate(models(), data, comparison="corr", bootstrap=bootstrap)
+    scores = table_of(found)
+    a, b = (scores[layer, "IT"].dropna() for layer in ("conv0", "conv1"))
+    test, row = stats.ttest_rel(a, b), found.differences.iloc[0]
+    want = [*test.confidence_interval(), test.pvalue]
+    assert_allclose(
+        row[["ci_low", "ci_high", "p"]].astype(float), want, rtol=1e-9 if bootstrap is None else 0.1
+    )
+    mean = found.frame[(found.frame["subject"] == "mean") & (found.frame["layer"] == "conv0")].iloc[0]
+    want = list(stats.ttest_1samp(a, 0).confidence_interval())
+    assert_allclose(mean[["ci_low", "ci_high"]].astype(float), want, rtol=1e-9 if bootstrap is None else 0.03)

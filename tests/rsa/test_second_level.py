@@ -375,3 +375,14 @@ def test_twenty_permutations_cannot_make_a_cluster_significant() -> None:
     people = {name: image(rng.normal(5, 0.3, SHAPE)) for name in PEOPLE}
     result = nrl.second_level(people, test=nrl.MapTest("size", n_permutations=21))
     assert (result.p < 0.05).all()
+
+
+def test_zeros_that_may_mean_no_data_are_told(tmp_path: Path) -> None:
+    people, test = volumes(), nrl.MapTest(n_permutations=40)
+    values = people["s03"].get_fdata()
+    values[1] = 0
+    people["s03"] = image(values)
+    said = r"48 of 288 voxels are exactly 0 in some people \(at most 1 of 10\), and count as a score of 0; if"
+    with pytest.warns(UserWarning, match=said):
+        result = nrl.second_level(people, test=test)
+    assert result.inside[1].all()

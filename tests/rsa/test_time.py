@@ -275,3 +275,9 @@ def test_the_report_of_scores_over_time(scores: Evaluation, tmp_path: Path) -> N
     assert "Highest means over subjects" in page
     assert "20 times" in page
     assert page.count("<svg") == 1
+
+
+def test_one_subject_is_said_in_the_singular() -> None:
+    scores = evaluate(models(), measured(1), comparison="corr")
+    with pytest.raises(NeurordlError, match="has 1 subject in the mean at all times, and 20 times"):
+        time_clusters(scores)

@@ -106,8 +106,11 @@ class Inference:
         """Columns of a table: the difference of each two models, i < j, as `estimates` has their means."""
         means = nan_mean(self.scores, 1)
         i, j = np.triu_indices(len(means), 1)
-        difference, reach = means[i] - means[j], _reach(self.diff_var, self.dof)
-        tested = self.diff_var is not None
+        difference, variance, tested = means[i] - means[j], self.diff_var, self.diff_var is not None
+        if variance is not None and self.model_var is not None:  # of equal models it is only rounding
+            rounding = 8 * _EPS * (self.model_var[i] + self.model_var[j])
+            variance = np.where(variance <= rounding, 0, variance)
+        reach = _reach(variance, self.dof)
         p = p_values(self, center="data").pairs[i, j] if tested else np.full(len(i), np.nan)
         return {"difference": difference, "ci_low": difference - reach, "ci_high": difference + reach, "p": p}
 
@@ -179,13 +182,14 @@ def infer_study(
     n_subjects, n_stimuli = len(study.data), study.n_stimuli
     evaluations = resampling.evaluate(study, draws)
     variances = resampling.covariance(evaluations)
-    spread = resampling.spread(variances, len(study.scores), n_subjects, n_stimuli)
-    estimate, n_defined = None, n_subjects
+    # subjects without a score have no part in it
+    n_defined = int(np.isfinite(study.scores).any(axis=0).sum()) or n_subjects
+    spread = resampling.spread(variances, len(study.scores), n_defined, n_stimuli)
+    estimate = None
     if estimate_variance and draws is not None and evaluations.by_subject is not None:
         estimate = resampling.variance_method.estimate(study, evaluations.by_subject, draws)
-    if estimate is not None:  # subjects without a score have no part in it
+    if estimate is not None:
         spread = Spread(*estimate, spread.noise_ceil_var)
-        n_defined = int(np.isfinite(study.scores).any(axis=0).sum()) or n_subjects
     return Inference(
         comparison=study.comparison,
         resampling=resampling,

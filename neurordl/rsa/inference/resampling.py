@@ -821,10 +821,11 @@ class NoResampling(Resampling):
 
     def covariance(self, evaluations: Evaluations) -> Floats | None:
         """Covariance of the means over subjects; None of one subject."""
-        n = evaluations.models.shape[2]
-        if n < 2:
+        scores = evaluations.models[0]
+        n = int(np.isfinite(scores).any(axis=0).sum()) or scores.shape[1]
+        if scores.shape[1] < 2:
             return None
-        return np.asarray(covariance_with(evaluations.models[0].T) * (n - 1) / n**2)
+        return np.asarray(covariance_with(scores.T) * (n - 1) / n**2)
 
 
 @dataclass(frozen=True)
