@@ -291,9 +291,9 @@ def _feat(folder: Path) -> Betas:
     counts = Counter[str]()
     contrasts, total = _contrasts(design / "design.con", counts)
     titles = _conditions(design, settings, Counter()) if contrasts and settings else {}
-    if others := [number for number, (_, wave) in contrasts.items() if titles and wave not in titles]:
-        counts["contrasts of derivatives, or of other regressors that are no condition"] = len(others)
-        contrasts = {number: contrast for number, contrast in contrasts.items() if number not in others}
+    if unwanted := [number for number, (_, wave) in contrasts.items() if titles and wave not in titles]:
+        counts["contrasts of derivatives, or of other regressors that are no condition"] = len(unwanted)
+        contrasts = {number: contrast for number, contrast in contrasts.items() if number not in unwanted}
     if contrasts:
         images = _feat_images(folder, "cope", list(contrasts))
         names = [name for name, _ in contrasts.values()]
