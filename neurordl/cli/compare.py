@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _RDM_FILES = (".h5", ".hdf5", ".mat", ".npz", ".npy", ".csv", ".tsv")
 ORIGIN = "origin.json"  # what a comparison is made of, and how far it has come
 _RESULTS = ("scores.csv", "evaluation.json")  # the files by which a folder holds a comparison
+_SAVED = (*_RESULTS, "differences.csv", "evaluation.h5")  # what `Evaluation.save` always writes
 _COUNTS = ("n_subjects", "n_stimuli")  # columns of whole numbers
 _FIGURES = (".png", ".pdf", ".svg")
 _FEW_LAYERS = 12  # up to so many, the figure shows which layers differ
@@ -183,9 +184,17 @@ class _Comparison:
 
     @property
     def compared(self) -> list[str]:
-        """Runs that the same command has compared before it was interrupted."""
+        """Runs that the same command has compared before, and whose files are there."""
         same = self.recorded.get("origin") == as_json(self.origin)
-        return list(self.recorded["runs"]) if same else []
+        return [name for name in self.recorded["runs"] if _is_saved(self.out / name)] if same else []
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that was written is there."""
+        runs = self.recorded["runs"]
+        files = [self.figure, *(self.out / name for name in ("scores.csv", "report.html") if runs)]
+        saved = map(_is_saved, [self.out / name for name in runs] or [self.out])
+        return all(saved) and all(file.is_file() for file in files)
 
     def is_finished(self, overwrite: bool) -> bool:
         """Whether the comparison is there, which is said; another one is refused, or may be replaced."""
@@ -193,7 +202,7 @@ class _Comparison:
         if not record and not any((self.out / name).exists() for name in _RESULTS):
             return False
         same = record.get("origin") == as_json(self.origin)
-        if same and not (record["finished"] and self.figure.is_file()):
+        if same and not (record["finished"] and self.is_whole):
             return False
         return is_finished(self.out, self.origin, record.get("origin"), overwrite, "a comparison")
 
@@ -201,6 +210,10 @@ class _Comparison:
         """Note the runs that were compared, and at the end that all is written."""
         make_folder(self.out)
         write_json(self.out / ORIGIN, {"finished": finished, "runs": list(runs), "origin": self.origin})
+
+
+def _is_saved(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in _SAVED)
 
 
 def _files_of(call: Calls, source: str, runs: Sequence[Path], stimuli: Path | None) -> list[Path]:

@@ -290,11 +290,14 @@ def _feat(folder: Path) -> Betas:
         raise NeurordlError(f"{folder} is of FSL's second level: {_LEVELS}")
     counts = Counter[str]()
     contrasts, total = _contrasts(design / "design.con", counts)
+    titles = _conditions(design, settings, Counter()) if contrasts and settings else {}
+    if unwanted := [number for number, (_, wave) in contrasts.items() if titles and wave not in titles]:
+        counts["contrasts of derivatives, or of other regressors that are no condition"] = len(unwanted)
+        contrasts = {number: contrast for number, contrast in contrasts.items() if number not in unwanted}
     if contrasts:
         images = _feat_images(folder, "cope", list(contrasts))
         names = [name for name, _ in contrasts.values()]
         waves = {wave for _, wave in contrasts.values()}
-        titles = _conditions(design, settings, Counter()) if settings else {}
         if alone := [title for wave, title in titles.items() if wave not in waves]:
             notify(
                 f"{folder}: {counted(len(alone), 'condition')} without a contrast of its own "

@@ -1435,6 +1435,20 @@ def test_several_runs_side_by_side(
     assert calls == ["labels_0", "teacher_0", "teacher_0"]
     assert shell("compare", study, *rdms, "--out", again)[0] == 0
     assert contents(again) == whole
+    one = tmp_path / "compared" / "one"
+    assert shell("compare", folders[0], *rdms, "--out", one)[0] == 0
+    for out, source, names in (
+        (again, study, ("report.html", "scores.csv", "teacher_0/evaluation.h5")),
+        (one, folders[0], ("scores.csv", "differences.csv", "evaluation.h5", "evaluation.json")),
+    ):
+        complete = contents(out)
+        for name in names:  # a file that is gone is written again
+            (out / name).unlink()
+            code, printed, errors = shell("compare", source, *rdms, "--out", out)
+            assert code == 0, errors
+            assert "nothing was computed" not in printed
+            assert contents(out) == complete
+    assert calls[3:] == ["labels_0", "teacher_0", *["labels_0"] * 4]  # what is there is not computed again
     for sources, message in (
         ((folders[0], data["brain.h5"]), "brain.h5 holds no run; several sources must be folders of runs"),
         ((study, folders[0]), "two runs in folders named labels_0"),

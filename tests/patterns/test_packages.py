@@ -363,6 +363,21 @@ def test_each_trial_has_its_coefficient(tmp_path: Path) -> None:
         nrl.find_betas(spm(tmp_path / "spm", ["Sn(1) face*bf(1)"]), single_trials=True)
 
 
+def test_contrasts_of_derivatives_are_no_conditions(tmp_path: Path) -> None:
+    """design.fsf says which regressors are; of contrasts that are all of others, the estimates are read."""
+    design = fsf(["face", "house"], [1, 1])
+    contrasts = {"face": [1.0, 0, 0, 0], "late": [0, 1.0, 0, 0], "house": [0, 0, 1.0, 0]}
+    folder = feat(tmp_path / "a.feat", contrasts, design)
+    with pytest.warns(UserWarning, match=r"1 of 3 betas .*contrasts of derivatives, .* no condition \(1\)$"):
+        images, table = nrl.find_betas(folder)
+    assert table["stimulus"].tolist() == ["face", "house"]
+    assert np.array_equal(measured(images, table), values([1, 3]))
+    folder = feat(tmp_path / "b.feat", {"late": [0, 1.0, 0, 0]}, design)
+    with pytest.warns(UserWarning, match=r"2 of 4 betas .*derivatives \(2\)$"):
+        images, table = nrl.find_betas(folder)
+    assert np.array_equal(measured(images, table), values([101, 103]))
+
+
 def test_regressors_of_the_baseline_are_no_conditions(tmp_path: Path) -> None:
     labels = ["Run#1Pol#0_Coef", "Run#1Pol#1_Coef", "Run#12Pol#0_Coef", "roll#0_Coef", "face#0_Coef"]
     motion = "-stim_file 2 motion.1D -stim_base 2 -stim_label 2 roll -bout"
