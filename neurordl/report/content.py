@@ -46,6 +46,7 @@ from neurordl.training.run import (
 from neurordl.validate import counted, listed
 
 _MOST_ROIS, _MOST_CELLS, _MOST_GROUPS, _MOST_MEASURES = 12, 600, 6, 4  # that figures have room for
+_WIDEST = 4  # columns of values that paper has room for
 _MOST_DIFFERENCES = 60  # that a table has room for on paper
 _FEW = 12  # values that the description of a figure reads out, and layers that a sentence names
 _LONG = 1000  # letters of a list of values that a table has room for
@@ -730,7 +731,7 @@ def _differing(entries: Sequence[Entry]) -> Iterator[Block]:
         for row in rows
         if len(set(row[1:]) - ({"–"} if row[0].startswith("objective.losses.") else set())) > 1
     ]
-    yield Table("What differs between the runs", ("", *flat), rows)
+    yield from _in_parts(Table("What differs between the runs", ("", *flat), rows), len(flat))
 
 
 def _summary(run: Run) -> Iterator[tuple[str, str]]:
@@ -783,7 +784,17 @@ def _scores_beside(entries: Sequence[Entry]) -> Iterator[Block]:
             for layer, region in places
         ]
         caption = f"Mean similarity with 95 % interval, {pairs} pairs"
-        yield _nonempty(Table(caption, ("layer", "ROI", *names), rows))
+        yield from _in_parts(_nonempty(Table(caption, ("layer", "ROI", *names), rows)), len(names))
+
+
+def _in_parts(table: Table, n_values: int) -> Iterator[Table]:
+    """A table with many columns of values as several that fit on paper, each with the columns before them."""
+    n_names = len(table.header) - n_values
+    for start in range(n_names, len(table.header), _WIDEST):
+        columns = [*range(n_names), *range(len(table.header))[start : start + _WIDEST]]
+        header, *rows = ([line[k] for k in columns] for line in (table.header, *table.rows))
+        caption = table.caption if start == n_names else f"{table.caption} (continued)"
+        yield replace(table, caption=caption, header=header, rows=rows)
 
 
 def _unequal(means: pd.DataFrame) -> Iterator[Block]:
