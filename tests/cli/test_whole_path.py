@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import neurordl as nrl
-from neurordl import io
+from neurordl import experiments, io
 from neurordl.cli import main, rdms
 from neurordl.report import read_origin
 from neurordl.training.run import RunFolder
@@ -74,7 +74,7 @@ def test_killed_and_repeated(shell: Any, tmp_path: Path, monkeypatch: pytest.Mon
 
     places: list[list[tuple[Any, str, int]]] = [
         [(rdms, "_rdms_of_subject", 2), (rdms, "save_with_origin", 1)],
-        [(RunFolder, "save", 4), (nrl, "record_accuracy", 2)],
+        [(RunFolder, "save", 4), (experiments, "record_accuracy", 2)],
         [(nrl, "evaluate", 2)],
         [(io, "write_folder", 1)],
     ]
