@@ -1112,7 +1112,7 @@ def load_bold5000(
     -------
     Dataset
         (trials, voxels), float32, with the observation descriptors ``stimulus`` (the file of the image
-        without its suffix and without "rep_", such as "n01930112_19568"), ``session``, ``run`` and
+        without its suffix and without ``rep_``, such as "n01930112_19568"), ``session``, ``run`` and
         ``repeat``, the channel descriptors ``roi``, ``hemisphere`` and ``column``, or ``x``, ``y`` and ``z``
         of a mask, and ``subject``.
 
