@@ -53,6 +53,7 @@ CONTROLS = ("labels", "permuted", "permuted-within", "untrained")
 TAUGHT = "teacher"
 """Condition of the runs that learn from the teachers as they are."""
 
+_CEILINGS = ("ceiling_lower", "ceiling_upper")
 _FIXED = ("seed", "out", "resume", "student", "objective")  # arguments of `fit` that a study sets
 
 
@@ -206,8 +207,9 @@ class HeldOutScore:
 
     Calling it with a run gives the values by name: ``heldout_rdm_similarity`` is the mean of `evaluate` on
     pairs of stimuli that the run did not use, and ``ceiling_lower`` and ``ceiling_upper`` are its noise
-    ceiling; ``test_accuracy`` is that of `record_accuracy`. The evaluation is saved in the run's folder
-    ``scores``, from where `neurordl.report.write_report` says how runs were scored.
+    ceiling, for several layers the mean of theirs; ``test_accuracy`` is that of `record_accuracy`. The
+    evaluation is saved in the run's folder ``scores``, from where `neurordl.report.write_report` says how
+    runs were scored.
 
     Attributes
     ----------
@@ -313,7 +315,7 @@ class HeldOutScore:
             problem = f"{len(means)} means for {counted(len(self.pairs), 'layer')} (ROIs: {places})"
             raise NeurordlError(f"{problem}; choose a ROI with roi=, and a time with select_rdms")
         row["heldout_rdm_similarity"] = means["score"].mean() if len(means) > 1 else means["score"].iloc[0]
-        ceilings = {name: float(means[name].iloc[0]) for name in ("ceiling_lower", "ceiling_upper")}
+        ceilings = {name: float(means[name].mean(skipna=False)) for name in _CEILINGS}
         return row | {name: value for name, value in ceilings.items() if math.isfinite(value)}
 
 

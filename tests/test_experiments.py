@@ -548,9 +548,10 @@ def test_the_ready_score_of_layers_and_rois(tmp_path: Path) -> None:
     run = nrl.fit(small()["student"](), objective, stimuli=STIMULI, epochs=1, execution=quiet)
     found = HeldOutScore(both, HELD_OUT, layer=["conv1", "conv3"], roi=["V1", "IT"])(run)
     frame = nrl.evaluate(run, both, stimuli=HELD_OUT, layers=["conv1", "conv3"]).frame
-    mean = frame[frame["subject"] == "mean"].set_index(["layer", "roi"])["score"]
-    expected = (mean["conv1", "V1"] + mean["conv3", "IT"]) / 2
-    assert found["heldout_rdm_similarity"] == pytest.approx(expected, rel=1e-12)
+    means = frame[frame["subject"] == "mean"].set_index(["layer", "roi"])
+    names = ["score", "ceiling_lower", "ceiling_upper"]
+    expected = (means.loc[("conv1", "V1"), names] + means.loc[("conv3", "IT"), names]) / 2
+    assert list(found.values()) == pytest.approx(list(expected), rel=1e-12)
     with pytest.raises(NeurordlError, match=r"2 means for 1 layer \(ROIs: .*\); choose a ROI with roi="):
         HeldOutScore(both, HELD_OUT, layer="conv3")(run)
 

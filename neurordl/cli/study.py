@@ -103,7 +103,9 @@ def _write_results(
     from neurordl.report import write_report
 
     texts = {out / f"{name}.csv": table.to_csv(index=False) for name, table in tables.items()}
-    new = {path: text for path, text in texts.items() if not path.is_file() or path.read_text() != text}
+    new = {
+        path: text for path, text in texts.items() if not path.is_file() or path.read_bytes() != text.encode()
+    }
     for path, text in new.items():
         write_text(path, text)
     page = out / "report.html"
