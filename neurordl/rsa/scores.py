@@ -777,6 +777,8 @@ class Evaluation:
         has = "mean has p < .05 and an interval that includes"
         if n > 1:
             has = "means have p < .05 and intervals that include"
+        if "test" in self.settings:
+            return f"{n} {has} 0: p tests the correlations of which a share consists, all at once"
         return f"{n} {has} 0: p is one-sided (above zero), and the 95 % interval is two-sided"
 
     @property
