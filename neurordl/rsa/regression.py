@@ -46,7 +46,7 @@ _NOTHING = 1e-12  # a share that is only rounding; its standard error is a root 
 _ALPHA = 0.05
 _BYTES = 64 << 20  # of inner products of resamples at once
 _FEWEST, _MOST = 2, 4  # models whose variance is partitioned
-_LEAST, _FLOOR = 1e-9, 0.05  # of the largest eigenvalue of a covariance: below, and what it becomes then
+_LEAST = 1e-9  # of the largest eigenvalue of a covariance: below, it has no inverse
 
 
 @dataclass(frozen=True, eq=False)
@@ -572,17 +572,25 @@ def _eliminated(matrix: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return matrix - row[..., : matrix.shape[-2], None] * row[..., None, :], row
 
 
-def _f_test(means: Floats, covariance: Floats, dof: int) -> float:
-    """P of Hotelling's test that all means are 0; NaN with fewer degrees of freedom than means."""
+def _f_test(means: Floats, covariance: Floats, dof: int, *, exact: bool) -> float:
+    """P of a test that all means are 0; NaN if none has a variance.
+
+    "exact" is Hotelling's test, for covariances over subjects; NaN with fewer degrees of freedom than means.
+    Where stimuli are resampled, a covariance is too unsure to be inverted, which makes p far too small. Then
+    the sum of squares is compared with its mean, the trace (Box 1954, Ann. Math. Stat. 25:290; Brunner, Dette
+    & Munk 1997, J. Am. Stat. Assoc. 92:1494).
+    """
     kept = np.diag(covariance) > 0
     means, covariance, n = means[kept], covariance[np.ix_(kept, kept)], int(kept.sum())
-    if not n or dof - n + 1 < 1:
+    if not n or (exact and dof - n + 1 < 1):
         return np.nan
-    values, vectors = np.linalg.eigh(covariance)
-    if values[0] <= _LEAST * values[-1]:  # parts of variances are bounded by 0, each on its own
-        values = np.maximum(values, _FLOOR * values[-1])
-    statistic = ((vectors.T @ means) ** 2 / values).sum() * (dof - n + 1) / (n * dof)
-    return float(stats.f.sf(statistic, n, dof - n + 1))
+    values = np.linalg.eigvalsh(covariance)
+    if exact and values[0] > _LEAST * values[-1]:
+        statistic = means @ np.linalg.solve(covariance, means) * (dof - n + 1) / (n * dof)
+        return float(stats.f.sf(statistic, n, dof - n + 1))
+    trace = np.trace(covariance)
+    number = min(max(trace**2 / (covariance**2).sum(), 1), n)  # of independent squares
+    return float(stats.f.sf(means @ means / trace, number, dof))
 
 
 @dataclass(frozen=True, eq=False)
@@ -706,8 +714,9 @@ def partition_variance(
     -------
     Evaluation
         Its table has the shares in the column ``layer``, with 95 % intervals. ``p`` of a unique share and of
-        the total tests whether the correlations are 0 of which it is the square (two-sided t, or Hotelling's
-        test of several RDMs); that of a shared part is one-sided. The ceiling is the mean correlation of two
+        the total tests whether the correlations are 0 of which it is the square (two-sided t; of several RDMs
+        Hotelling's test, or where stimuli are resampled that of the sum of their squares); that of a shared
+        part is one-sided. The ceiling is the mean correlation of two
         subjects, which the true model's total would reach.
 
     Raises
@@ -754,6 +763,7 @@ def _partitioned(inputs: _Inputs, brain: RDMs, shares: _Shares, crossed: bool) -
         raise NeurordlError(f"one subject ({names[0]}) cannot be crossed with another; {remedy}")
     squares = _Squares.of(a, study, lambda extended: inputs.infer(extended, names))
     dof, means = squares.inference.dof, nan_mean(rows, 1)
+    exact = "stimuli" not in inputs.resampling.factors
     i, j = np.triu_indices(len(a), 1)
     contrasts = np.eye(len(a))[i] - np.eye(len(a))[j]
     if crossed:
@@ -770,7 +780,7 @@ def _partitioned(inputs: _Inputs, brain: RDMs, shares: _Shares, crossed: bool) -
     for k, tested in enumerate(shares.tested):
         covariance = squares.covariance[np.ix_(tested, tested)]
         if tested:
-            columns["p"][k] = _f_test(means[tested], covariance, dof)
+            columns["p"][k] = _f_test(means[tested], covariance, dof, exact=exact)
         if crossed and len(tested) == 1:  # squares of the bounds of a correlation
             bounds = abs(means[tested[0]]) + np.array([-t, t]) * np.sqrt(covariance[0])
             columns["ci_low"][k], columns["ci_high"][k] = np.sign(bounds) * bounds**2

@@ -358,6 +358,34 @@ def test_the_tests_are_of_signed_correlations():
     assert_allclose(table.loc["total", "p"], stats.f.sf(statistic * 4 / (2 * 5), 2, 4), atol=1e-10)
 
 
+def test_several_correlations_are_tested_by_their_squares_where_stimuli_are_resampled():
+    """Of studies of unrelated models, few have a p < .05; Hotelling's test has it in a quarter."""
+    hits, n = 0, 16
+    for seed in range(60):
+        rng = np.random.default_rng([seed, 78])
+        own, *models = (pdist(rng.normal(size=(n, 4)), "sqeuclidean") for _ in range(5))
+        data = own * (1 + 0.3 * rng.normal(size=(16, 1))) + 2 * rng.normal(size=(16, len(own)))
+        blocks = {"a": named(np.stack(models[:2])), "b": named(np.stack(models[2:]))}
+        bootstrap = nrl.Bootstrap("both", n=n + 110, seed=seed)
+        table = means(nrl.partition_variance(blocks, brains(data), bootstrap=bootstrap))
+        hits += int(table.loc["total", "p"] < 0.05)
+    assert hits <= 6
+
+
+def test_the_test_of_squares_is_a_t_test_of_one_and_exact_for_equal_variances():
+    assert_allclose(
+        regression._f_test(np.array([0.3]), np.array([[0.01]]), 9, exact=False), 2 * stats.t.sf(3, 9)
+    )
+    found = regression._f_test(np.array([0.3, 0.1, 0]), 0.01 * np.eye(3), 9, exact=False)
+    assert_allclose(found, stats.f.sf(10 / 3, 3, 9))
+    one = np.outer([1, 2, 3], [1, 2, 3]) / 100  # a single direction counts once
+    found = regression._f_test(np.array([0.1, 0.2, 0.3]), one, 9, exact=False)
+    assert_allclose(found, stats.f.sf(1, 1, 9))
+    assert_allclose(regression._f_test(np.array([0.1, 0.2, 0.3]), one, 9, exact=True), found)
+    assert np.isnan(regression._f_test(np.ones(3), np.eye(3), 2, exact=True))
+    assert np.isnan(regression._f_test(np.ones(3), np.zeros((3, 3)), 9, exact=False))
+
+
 def test_a_model_may_be_several_rdms():
     models, data = geometry(3, n=12, seed=1), geometry(6, n=12, seed=2)
     blocks = {"layers": named(models[:2]), "c": named(models[2:])}
