@@ -126,7 +126,7 @@ def _cuts(result: SecondLevel, t: Any, mode: str, coords: Sequence[float] | int 
     if coords is None:
         every = np.abs(t) if t.any() else np.nan_to_num(np.abs(result.image("t").get_fdata()))
         place = np.unravel_index(int(every.argmax()), every.shape)
-        peak = result.affine[:3, :3] @ place + result.affine[:3, 3]
+        peak = result.space.affine[:3, :3] @ place + result.space.affine[:3, 3]
         if mode == "ortho":
             return tuple(peak.tolist())
         return [float(peak["xyz".index(axis)]) for axis in mode]
@@ -154,7 +154,7 @@ def _draw_cuts(
         "black_bg": False,
     }
     if background is None:
-        tested = nib.Nifti1Image(result.inside.astype(np.float32), result.affine)
+        tested = nib.Nifti1Image(result.inside.astype(np.float32), result.space.affine)
         gray = {"cmap": ListedColormap(["white", _TESTED]), "vmin": 0, "vmax": 1, "threshold": 0.5}
         display = plotting.plot_img(tested, resampling_interpolation="nearest", **gray, **place)
     else:
