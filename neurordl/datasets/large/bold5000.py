@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from rsatoolbox.data import Dataset
@@ -22,6 +23,7 @@ from neurordl.datasets.large.reading import (
     Values,
     blocks_of_sessions,
     channels_of_volume,
+    files_of_sessions,
     is_image,
     name_of_subject,
     named_channels,
@@ -30,8 +32,8 @@ from neurordl.datasets.large.reading import (
     trial_rows,
     values_of_volumes,
 )
-from neurordl.errors import NeurordlError
-from neurordl.io import read_text
+from neurordl.errors import NeurordlError, notify
+from neurordl.io import damage_named, read_text
 from neurordl.patterns.images import load_image
 from neurordl.patterns.trials import TrialArray, open_trials
 from neurordl.stimuli import StimulusSet
@@ -68,7 +70,8 @@ def load_bold5000(
     Parameters
     ----------
     folder
-        The folder with ``CSI1_imgnames.txt`` and, for ROIs by name,
+        The folder with ``CSI1_imgnames.txt``, there or in
+        ``BOLD5000_Stimuli/Stimuli_Presentation_Lists/CSI1``, and, for ROIs by name,
         ``CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_LHPPA.npy`` and so on, there, in ``py`` or in
         ``BOLD5000_GLMsingle_ROI_betas/py``; for a mask, ``CSI1_GLMbetas-..._ses-01.nii.gz`` and so on.
     subject
@@ -76,8 +79,8 @@ def load_bold5000(
     roi
         A ROI of a hemisphere ("LHPPA"), of both ("PPA"), or several of them; a mapping joins them under other
         names. Or a mask or atlas in the space of the betas, as in `neurordl.read_patterns`; "brain" is
-        ``CSI1_brainmask.nii.gz``, which users found not to lie exactly on the betas: voxels without values
-        are dropped.
+        ``CSI1_brainmask.nii.gz``, which users found not to lie exactly on the betas: it is taken voxel by
+        voxel, and voxels without values are dropped.
     sessions, standardize, cache
         As in `load_nsd`; there are 15 sessions, and 9 of CSI4.
     betas
@@ -88,18 +91,20 @@ def load_bold5000(
     Dataset
         (trials, voxels), float32, with the observation descriptors ``stimulus`` (the file of the image
         without its suffix and without ``rep_``, such as "n01930112_19568"), ``session``, ``run`` and
-        ``repeat``, the channel descriptors ``roi``, ``hemisphere`` and ``column``, or ``x``, ``y`` and ``z``
-        of a mask, and ``subject``.
+        ``repeat`` (as in `load_nsd`), the channel descriptors ``roi``, ``hemisphere`` and ``column``, or
+        ``x``, ``y`` and ``z`` of a mask, and ``subject``.
 
     Warns
     -----
     UserWarning
-        CSI4 has fewer sessions; voxels with NaN, or constant ones in a session, were dropped.
+        CSI4 has fewer sessions; voxels with NaN, or constant ones in a session, were dropped; or the mask of
+        the brain has another affine than the betas.
 
     Raises
     ------
     NeurordlError
-        A file is missing, damaged, or does not fit the others, or a ROI is unknown.
+        A file is missing, damaged, or does not fit the others, or a ROI is unknown or
+        lacks a hemisphere.
 
     Examples
     --------
@@ -122,10 +127,11 @@ def load_bold5000(
     rows, chosen = _rows(layout, name, numbers)
     base = f"{name}_GLMbetas-{betas}"
     record: dict[str, object] = {"data_set": "BOLD5000", "betas": betas}
-    if roi == BRAIN or is_image(roi):
-        files = [layout.need(f"{base}_ses-{number:02d}.nii.gz") for number in numbers]
+    of_brain = isinstance(roi, str) and roi == BRAIN
+    if of_brain or is_image(roi):
+        files = files_of_sessions(layout, [f"{base}_ses-{{:02d}}.nii.gz"], numbers)
         grid, _ = load_image(files[0], "image of betas")
-        image = layout.need(f"{name}_brainmask.nii.gz") if roi == BRAIN else roi
+        image = _brain(layout.need(f"{name}_brainmask.nii.gz"), grid) if of_brain else roi
         inside, channels, space_record = channels_of_volume(image, lambda _: {}, grid)
         record |= space_record
         blocks = blocks_of_sessions(rows, files, lambda path, count: values_of_volumes(path, inside, count))
@@ -145,18 +151,29 @@ def load_bold5000(
     return Part(name, rows, channels, blocks, files, record).read(standardize, cache)
 
 
+def _brain(path: Path, grid: nib.Nifti1Image) -> nib.Nifti1Image | Path:
+    """The mask of the brain, voxel by voxel if it has as many as the betas, whose places may be wrong."""
+    image, name = load_image(path, "mask")
+    if image.shape != grid.shape[:3] or np.allclose(image.affine, grid.affine):
+        return path
+    notify(f"{name} has as many voxels as the betas but another affine; it is taken voxel by voxel")
+    with damage_named(name, "download it again"):
+        return nib.Nifti1Image(np.asanyarray(image.dataobj), grid.affine)
+
+
 def _rows(layout: Layout, name: str, sessions: Sequence[int]) -> tuple[pd.DataFrame, Values]:
     """Rows of the trials of some sessions, and which of all trials these are."""
-    path, runs = layout.need(f"{name}_imgnames.txt"), np.array(_RUNS[name])
+    lists = "BOLD5000_Stimuli/Stimuli_Presentation_Lists"
+    path = layout.need(f"{name}_imgnames.txt", f"{lists}/{name}/{name}_imgnames.txt")
+    runs = np.array(_RUNS[name])
     names = read_text(path).split()
     if len(names) != runs.sum() * _TRIALS:
         trials = f"{name} has {runs.sum()} runs of {_TRIALS} trials"
         raise NeurordlError(f"{path} names {len(names)} images, and {trials}; download it again")
     session = np.repeat(np.arange(1, len(runs) + 1), runs * _TRIALS)
     run = np.concatenate([np.repeat(np.arange(1, count + 1), _TRIALS) for count in runs])
-    chosen = np.flatnonzero(np.isin(session, sessions))
-    stimuli = [Path(names[trial].removeprefix("rep_")).stem for trial in chosen]
-    return trial_rows(stimuli, session[chosen].tolist(), run[chosen].tolist()), chosen
+    stimuli = [Path(file.removeprefix("rep_")).stem for file in names]
+    return trial_rows(stimuli, session.tolist(), run.tolist(), sessions)
 
 
 def _arrays(layout: Layout, prefix: str, name: str) -> dict[str, TrialArray]:
@@ -188,6 +205,13 @@ def _region(name: str, arrays: Mapping[str, TrialArray], wanted: str) -> dict[st
     if not labels:
         names = listed([*sorted({label[2:] for label in arrays}), *arrays, BRAIN], most=30)
         raise NeurordlError(f"roi=: {wanted!r} is no ROI of {name}; it has {names}")
+    if wanted == labels[0][2:] and len(labels) == 1:
+        missing = f"{'RH' if labels[0].startswith('LH') else 'LH'}{wanted}"
+        folder = Path(arrays[labels[0]].name).parent
+        raise NeurordlError(
+            f"roi=: {wanted!r} is of both hemispheres, and {folder} has {labels[0]} but no {missing}; "
+            f"download it, or write {labels[0]!r}"
+        )
     return {
         wanted: np.concatenate([np.full(array.shape[1], label in labels) for label, array in arrays.items()])
     }

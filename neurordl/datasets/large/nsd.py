@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ from neurordl.datasets.large.reading import (
     Values,
     blocks_of_sessions,
     channels_of_volume,
+    files_of_sessions,
     name_of_subject,
     numbers_of_sessions,
     row_blocks,
     trial_rows,
     values_of_volumes,
+    wanted_ids,
 )
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.ids import match_ids
 from neurordl.io import damage_named, read_text
 from neurordl.patterns.images import load_image
@@ -147,18 +149,20 @@ def load_nsd(
     -------
     Dataset
         (trials, voxels), with the observation descriptors ``stimulus`` (the image's number in 73,000 from 0,
-        as "nsd-02950"), ``session``, ``run`` and ``repeat`` (1 for the first time that the image was shown),
-        the channel descriptors ``x``, ``y``, ``z`` and ``roi``, and ``subject``.
+        as "nsd-02950"), ``session``, ``run`` and ``repeat`` (1 for the first time that the image was shown,
+        also if the session of that is not read), the channel descriptors ``x``, ``y``, ``z`` and, unless a
+        mask has no names, ``roi``, and ``subject``.
 
     Warns
     -----
     UserWarning
-        The subject has fewer than 40 sessions, or voxels without data in a session were dropped.
+        The subject has fewer than 40 sessions, voxels without data in a session were dropped, or labels of a
+        file of ROIs have no names.
 
     Raises
     ------
     NeurordlError
-        A file is missing, damaged or of another shape, or a ROI is unknown, ambiguous or empty.
+        A file is missing, damaged, or of another shape or type, or a ROI is unknown, ambiguous or empty.
 
     Examples
     --------
@@ -201,14 +205,20 @@ def load_nsd(
     numbers = numbers_of_sessions(sessions, name, _SESSIONS[number - 1], 40)
     rows = _rows(layout, number, numbers)
     base = f"nsddata_betas/ppdata/{name}/func1pt8mm/{betas}/betas_session"
-    files = [layout.need(f"{base}{k:02d}.hdf5", f"{base}{k:02d}.nii.gz") for k in numbers]
+    files = files_of_sessions(layout, [f"{base}{{:02d}}.hdf5", f"{base}{{:02d}}.nii.gz"], numbers)
     space = f"nsddata/ppdata/{name}/func1pt8mm"
     grid_file = layout.need(f"{space}/brainmask.nii.gz", f"{space}/roi/nsdgeneral.nii.gz")
     grid, _ = load_image(grid_file, "mask")
     inside, channels, space_record = channels_of_volume(roi, lambda text: _regions(layout, name, text), grid)
 
     def read(path: Path, n_trials: int) -> Values:
-        return values_of_volumes(path, inside, n_trials).astype(np.float32) / _SCALE
+        values = values_of_volumes(path, inside, n_trials)
+        if values.dtype.kind not in "iu":
+            raise NeurordlError(
+                f"{path} holds {values.dtype}, expected whole numbers: percent signal change times {_SCALE}, "
+                "as published. Download it again; betas of your own are read by read_betas"
+            )
+        return values.astype(np.float32) / _SCALE
 
     blocks = blocks_of_sessions(rows, files, read)
     record = {"data_set": "NSD", "betas": betas, "space": "func1pt8mm", **space_record}
@@ -227,9 +237,7 @@ def _rows(layout: Layout, subject: int, sessions: Sequence[int]) -> pd.DataFrame
     session = np.repeat(np.arange(1, len(trials) + 1), trials.sum(axis=1))
     run = np.concatenate([np.repeat(np.arange(1, len(of_run) + 1), of_run) for of_run in trials])
     shown = images[subject - 1, order.ravel() - 1].astype(int) - 1
-    chosen = np.isin(session, sessions)
-    ids = [_id(number) for number in shown[chosen]]
-    return trial_rows(ids, session[chosen].tolist(), run[chosen].tolist())
+    return trial_rows([_id(number) for number in shown], session.tolist(), run.tolist(), sessions)[0]
 
 
 def _labels(layout: Layout, subject: str, group: str) -> dict[int, str]:
@@ -264,13 +272,28 @@ def _regions(layout: Layout, subject: str, name: str) -> dict[str, Bools]:
         group, label = both[0], name
     data, labels = _labels_in(layout.need(f"{space}/roi/{group}.nii.gz")), _labels(layout, subject, group)
     if label:
+        if not labels:
+            raise NeurordlError(f"roi={name!r}: {group} has no names of labels; write {group!r}")
         check_choice("roi", label, list(labels.values()))
         labels = {number: text for number, text in labels.items() if text == label}
+    else:
+        _report_unnamed(data, labels, group, f"nsddata/freesurfer/{subject}/label")
     regions = {text: data == number for number, text in labels.items()} if labels else {group: data > 0}
     regions = {text: inside for text, inside in regions.items() if inside.any()}
     if not regions:
         raise NeurordlError(f"roi=: {subject} has no voxel in {name!r}; choose another ROI")
     return regions
+
+
+def _report_unnamed(data: Values, labels: Mapping[int, str], group: str, place: str) -> None:
+    """Say what becomes of the labels in a file of ROIs that have no name."""
+    unnamed = sorted(set(np.unique(data[data > 0]).tolist()) - set(labels))
+    if labels and unnamed:
+        count = np.isin(data, unnamed).sum()
+        notify(f"{group}: {count} voxels with labels that have no name, {listed(unnamed)}, are left out")
+    elif len(unnamed) > 1:
+        names = f"{group.removeprefix('lh.').removeprefix('rh.')}.mgz.ctab"
+        notify(f"{group}: {len(unnamed)} labels are one ROI: there is no {place}/{names} with their names")
 
 
 def _labels_in(path: Path) -> Values:
@@ -322,7 +345,7 @@ def load_nsd_stimuli(folder: Folder, ids: Iterable[str] | None = None, **preproc
         if not is_brick or len(brick) > _IMAGES:
             raise ValueError(f"imgBrick should be ({_IMAGES} images, height, width, 3) of bytes")
         known = [_id(number) for number in range(len(brick))]
-        wanted = known if ids is None else list(dict.fromkeys(map(str, ids)))
+        wanted = wanted_ids(ids, known)
         numbers = match_ids(wanted, known, names=("ids=", f"images in {path}"))
         pixels: torch.Tensor | None = None
         for rows in row_blocks(len(wanted), math.prod(brick.shape[1:]), brick.dtype.itemsize):
@@ -331,5 +354,5 @@ def load_nsd_stimuli(folder: Folder, ids: Iterable[str] | None = None, **preproc
             if pixels is None:  # so that the images are never in memory twice
                 pixels = part.new_empty((len(wanted), *part.shape[1:]))
             pixels[rows] = part
-    assert pixels is not None  # match_ids refuses an empty list
+    assert pixels is not None  # no list of ids is empty
     return StimulusSet(tuple(wanted), pixels, prepared, source=str(path))

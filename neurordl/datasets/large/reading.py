@@ -215,20 +215,53 @@ def numbers_of_sessions(sessions: Iterable[int] | None, name: str, count: int, p
         if count < planned:
             notify(f"{name} completed {count} of {planned} sessions, which are all read")
         return list(range(1, count + 1))
-    numbers = [int(number) for number in as_list(sessions, (int, np.integer), "sessions")]
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise NeurordlError(f"sessions= is {numbers}; give different numbers, such as range(1, 11)")
+    numbers = as_list(sessions, (int, np.integer, str), "sessions")
+    whole = all(isinstance(number, int | np.integer) for number in numbers)
+    if not numbers or not whole or len(set(numbers)) < len(numbers):
+        raise NeurordlError(f"sessions= is {numbers}; give different numbers (int), such as range(1, 11)")
+    numbers = [int(number) for number in numbers]
     if unknown := [number for number in numbers if not 1 <= number <= count]:
         raise NeurordlError(f"sessions= has {unknown[0]}, but {name} has the sessions 1 to {count}")
     return sorted(numbers)
 
 
-def trial_rows(stimuli: Sequence[str], sessions: Sequence[int], runs: Sequence[int]) -> pd.DataFrame:
-    """Rows of single trials; ``repeat`` counts the presentations of a stimulus among them."""
+def trial_rows(
+    stimuli: Sequence[str], sessions: Sequence[int], runs: Sequence[int], wanted: Sequence[int]
+) -> tuple[pd.DataFrame, Values]:
+    """Rows of the trials of the wanted sessions, and which of all trials, in order of time, these are.
+
+    ``repeat`` counts the presentations of a stimulus in all sessions, also in those that are not read.
+    """
     of_session = [f"ses-{number:02d}" for number in sessions]
     of_run = [f"{session}_run-{number:02d}" for session, number in zip(of_session, runs, strict=True)]
     rows = pd.DataFrame({"stimulus": list(stimuli), "session": of_session, "run": of_run})
-    return rows.assign(repeat=(rows.groupby("stimulus").cumcount() + 1).astype(str))
+    rows = rows.assign(repeat=(rows.groupby("stimulus").cumcount() + 1).astype(str))
+    chosen = np.flatnonzero(np.isin(sessions, wanted))
+    return rows.iloc[chosen].reset_index(drop=True), chosen
+
+
+def files_of_sessions(layout: Layout, forms: Sequence[str], numbers: Sequence[int]) -> list[Path]:
+    """The file of each session; ``forms`` are its places, with the number of the session to fill in."""
+    places = {number: [form.format(number) for form in forms] for number in numbers}
+    present = [n for n in numbers if any((layout.folder / place).exists() for place in places[n])]
+    if present and len(present) < len(numbers):
+        lacking = next(places[number][0] for number in numbers if number not in present)
+        raise NeurordlError(
+            f"{layout.title}: {lacking} is not in {layout.folder}, which has {len(present)} of "
+            f"{counted(len(numbers), 'session')}; to read those that it has, pass sessions={present}. "
+            f"{layout.access}"
+        )
+    return [layout.need(*places[number]) for number in numbers]
+
+
+def _names_of_rois(parts: object) -> list[str]:
+    names = [parts] if isinstance(parts, str) else parts
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise NeurordlError(
+            f"roi= is or has a {type(parts).__name__}; give the name of a ROI, several names, or a mapping "
+            "of names to them. A mask is a NIfTI image or the path of one"
+        )
+    return list(names)
 
 
 def named_channels(roi: Names | Mapping[str, Names], find: Callable[[str], dict[str, Bools]]) -> Mask:
@@ -236,7 +269,7 @@ def named_channels(roi: Names | Mapping[str, Names], find: Callable[[str], dict[
     groups = roi.items() if isinstance(roi, Mapping) else [(None, roi)]
     names, code = list[str](), None
     for name, parts in groups:
-        for label, inside in (pair for part in as_list(parts, (str,), "roi") for pair in find(part).items()):
+        for label, inside in (pair for part in _names_of_rois(parts) for pair in find(part).items()):
             called = label if name is None else str(name)
             names += [] if called in names else [called]
             number = names.index(called) + 1
@@ -330,11 +363,21 @@ def blocks_of_sessions(
     ]
 
 
+def wanted_ids(ids: str | Iterable[str] | None, known: list[str]) -> list[str]:
+    """The ids of images to load, each once, in the order of its first mention; by default all."""
+    if ids is None:
+        return known
+    wanted = list(dict.fromkeys(map(str, as_list(ids, (str,), "ids"))))
+    if not wanted:
+        raise NeurordlError("ids= is empty; give ids of images, or leave it out to load all of them")
+    return wanted
+
+
 def read_stimuli(
     images: Mapping[str, Path], ids: Iterable[str] | None, folder: Path, preprocessing: Mapping[str, Any]
 ) -> StimulusSet:
     """The images of some ids, each once, in the order of its first mention."""
-    wanted = list(images) if ids is None else list(dict.fromkeys(map(str, ids)))
+    wanted = wanted_ids(ids, list(images))
     match_ids(wanted, list(images), names=("ids=", f"images in {folder}"), remedy="download these images")
     table = pd.DataFrame({"id": wanted, "path": [str(images[name]) for name in wanted]})
     return replace(StimulusSet.from_table(table, **preprocessing), source=str(folder))

@@ -28,7 +28,7 @@ from neurordl.datasets.large.reading import (
     row_blocks,
     trial_rows,
 )
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.io import damage_named
 from neurordl.patterns.trials import open_trials
 from neurordl.stimuli import StimulusSet
@@ -77,18 +77,20 @@ def load_things(
     Dataset
         (trials, voxels), float32, with the observation descriptors ``stimulus`` (the file of the image
         without its suffix, such as "dog_12s"), ``concept``, ``trial_type`` ("train" or "test": the 100 images
-        that each session shows), ``session``, ``run`` and ``repeat``, the channel descriptors ``x``, ``y``,
-        ``z`` and ``roi``, and ``subject``.
+        that each session shows), ``session``, ``run`` and ``repeat`` (as in `load_nsd`), the channel
+        descriptors ``x``, ``y``, ``z`` and ``roi``, and ``subject``.
 
     Warns
     -----
     UserWarning
-        Voxels with NaN, or constant ones, were dropped.
+        Voxels with NaN, or constant ones, were dropped, or the table of trials is not in the order of their
+        ``trial_id``.
 
     Raises
     ------
     NeurordlError
-        A file is missing, damaged, or does not fit the others, or a ROI is unknown or empty.
+        A file is missing, damaged, or does not fit the others, as where the table of voxels was sorted, or a
+        ROI is unknown or empty.
 
     Examples
     --------
@@ -126,17 +128,16 @@ def load_things(
     if responses.shape[0] != len(mask.inside):
         problem = f"{path} has {responses.shape[0]} voxels, and {paths[1].name} has {len(mask.inside)}"
         raise NeurordlError(f"{problem}; they are of different downloads")
+    _check_orders(path, *paths)
     places = np.flatnonzero(mask.inside)
     axes = _read_columns(paths[1], (), [f"voxel_{axis}" for axis in "xyz"])
     channels = pd.DataFrame({axis: axes[f"voxel_{axis}"].to_numpy()[places] for axis in "xyz"})
     channels = channels.assign(roi=mask.roi)
-    chosen = np.flatnonzero(trials["session"].isin(numbers))
     if missing := sorted(set(numbers) - set(trials["session"])):
         raise NeurordlError(f"{paths[0]} has no trial of the sessions {listed(missing)}; download it again")
-    trials = trials.iloc[chosen].reset_index(drop=True)
     stimuli = [Path(str(file)).stem for file in trials["stimulus"]]
-    rows = trial_rows(stimuli, trials["session"].tolist(), trials["run"].tolist())
-    rows = rows.assign(concept=trials["concept"], trial_type=trials["trial_type"])
+    rows, chosen = trial_rows(stimuli, trials["session"].tolist(), trials["run"].tolist(), numbers)
+    rows[["concept", "trial_type"]] = trials[["concept", "trial_type"]].to_numpy()[chosen]
 
     def read(columns: slice) -> Values:
         with damage_named(path, "download it again"):
@@ -147,20 +148,49 @@ def load_things(
     return Part(name, rows, channels, blocks, [path], {"data_set": "THINGS-fMRI"}).read(standardize, cache)
 
 
+def _arrays(file: h5py.File, kinds: str, n_columns: int) -> list[h5py.Dataset]:
+    """The arrays of a type in a frame that pandas wrote; its names of columns are pickles, unread."""
+    return [
+        item
+        for group in file.values()
+        if isinstance(group, h5py.Group)
+        for key, item in group.items()
+        if re.fullmatch(r"block\d+_values", key)
+        and isinstance(item, h5py.Dataset)
+        and item.ndim == 2
+        and item.dtype.kind in kinds
+        and item.shape[1] == n_columns
+    ]
+
+
+def _check_orders(responses: Path, of_trials: Path, of_voxels: Path) -> None:
+    """Whether voxels have the same ids in the responses and in their table, and trials are in their order."""
+    with damage_named(responses, "download it again"), h5py.File(responses) as file:
+        ids = [array[:, 0] for array in _arrays(file, "iu", 1)]
+    columns = {path: _columns(path) for path in (of_trials, of_voxels)}
+    if len(ids) == 1 and "voxel_id" in columns[of_voxels]:
+        listed_ids = _read_columns(of_voxels, (), ["voxel_id"])["voxel_id"].to_numpy()
+        if (other := listed_ids != ids[0]).any():
+            raise NeurordlError(
+                f"{of_voxels} lists other voxels than {responses.name}, or in another order: "
+                f"{other.sum()} of {len(other)} rows have another voxel_id, the first in row "
+                f"{np.flatnonzero(other)[0] + 1}; download it again"
+            )
+    if "trial_id" in columns[of_trials]:
+        trials = _read_columns(of_trials, ["trial_id"])["trial_id"]
+        if trials.is_unique and not trials.is_monotonic_increasing:
+            notify(f"{of_trials} is not in the order of its trial_id; its rows are taken in their order")
+
+
+def _columns(path: Path) -> list[str]:
+    with damage_named(path, "download it again"):
+        return [str(column) for column in pd.read_csv(path, nrows=0).columns]
+
+
 def _values(path: Path, n_trials: int) -> str:
-    """The array (voxels, trials) in a frame that pandas wrote; its names of columns are pickles, unread."""
+    """The name of the array (voxels, trials)."""
     with damage_named(path, "download it again"), h5py.File(path) as file:
-        arrays = [
-            item.name.removeprefix("/")
-            for group in file.values()
-            if isinstance(group, h5py.Group)
-            for key, item in group.items()
-            if re.fullmatch(r"block\d+_values", key)
-            and isinstance(item, h5py.Dataset)
-            and item.ndim == 2
-            and item.dtype.kind == "f"
-            and item.shape[1] == n_trials
-        ]
+        arrays = [array.name.removeprefix("/") for array in _arrays(file, "f", n_trials)]
     if len(arrays) != 1:
         raise NeurordlError(
             f"{path} has {len(arrays)} arrays of (voxels, {n_trials} trials), expected one in a frame that "
@@ -172,8 +202,7 @@ def _values(path: Path, n_trials: int) -> str:
 def _read_columns(path: Path, columns: Sequence[str], numbers: Sequence[str] = ()) -> pd.DataFrame:
     """Some columns of a large CSV file, of which the others are not kept; ``numbers`` are whole numbers."""
     with damage_named(path, "download it again"):
-        known = pd.read_csv(path, nrows=0).columns
-        check_columns(str(path), known, [*columns, *numbers])
+        check_columns(str(path), _columns(path), [*columns, *numbers])
         table = pd.read_csv(path, usecols=[*columns, *numbers], keep_default_na=False)
         for column in numbers:
             if table[column].dtype.kind not in "iu":
@@ -184,9 +213,7 @@ def _read_columns(path: Path, columns: Sequence[str], numbers: Sequence[str] = (
 def _region(path: Path, name: str) -> dict[str, Bools]:
     if name == BRAIN:
         return {name: np.ones(len(_read_columns(path, ["voxel_x"])), dtype=bool)}
-    with damage_named(path, "download it again"):
-        columns = [str(column) for column in pd.read_csv(path, nrows=0).columns]
-    rois = [column for column in columns if column not in _MEASURES]
+    rois = [column for column in _columns(path) if column not in _MEASURES]
     if name not in rois:
         names = listed([*rois, BRAIN], most=60)
         raise NeurordlError(f"roi=: {name!r} is no column of ROIs in {path}; it has {names}")

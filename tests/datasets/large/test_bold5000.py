@@ -69,6 +69,53 @@ def test_says_how_many_sessions(bold5000: Path) -> None:
         load_bold5000(bold5000, 4, "LHPPA")
 
 
+def test_one_hemisphere_is_not_both(bold5000: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bold5000, tmp_path / "copy")
+    next(folder.rglob("*_RHPPA.npy")).unlink()
+    with pytest.raises(NeurordlError, match=r"'PPA' is of both hemispheres, and .* has LHPPA but no RHPPA"):
+        load_bold5000(folder, 4, "PPA", sessions=[1])
+    left = load_bold5000(folder, 4, "LHPPA", sessions=[1])
+    assert set(left.channel_descriptors["hemisphere"]) == {"lh"}
+
+
+def test_names_of_images_beside_the_images(bold5000: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bold5000, tmp_path / "copy")
+    place = folder / "BOLD5000_Stimuli" / "Stimuli_Presentation_Lists" / "CSI4"
+    place.mkdir(parents=True)
+    (folder / "CSI4_imgnames.txt").rename(place / "CSI4_imgnames.txt")
+    moved, expected = (load_bold5000(place, 4, "LHPPA", sessions=[1]) for place in (folder, bold5000))
+    assert list(moved.obs_descriptors["stimulus"]) == list(expected.obs_descriptors["stimulus"])
+
+
+def test_repeats_count_the_sessions_that_are_not_read_too(bold5000: Path) -> None:
+    with pytest.warns(UserWarning, match="completed 9"):
+        every = load_bold5000(bold5000, 4, "LHPPA")
+    some = load_bold5000(bold5000, 4, "LHPPA", sessions=[9])
+    chosen = np.array(every.obs_descriptors["session"]) == "ses-09"
+    assert list(some.obs_descriptors["repeat"]) == np.array(every.obs_descriptors["repeat"])[chosen].tolist()
+    assert max(map(int, some.obs_descriptors["repeat"])) > 2
+
+
+def test_the_mask_of_the_brain_has_another_affine(bold5000: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bold5000, tmp_path / "copy")
+    path = folder / "CSI4_brainmask.nii.gz"
+    mask = np.asanyarray(nib.load(path).dataobj)
+    nib.save(nib.Nifti1Image(mask, np.diag([-2.0, 2.0, 2.0, 1.0])), path)
+    with pytest.warns(UserWarning, match=r"CSI4_brainmask.nii.gz has as many voxels .* voxel by voxel"):
+        brain = load_bold5000(folder, 4, "brain", sessions=[2])
+    expected = load_bold5000(bold5000, 4, "brain", sessions=[2])
+    np.testing.assert_array_equal(brain.measurements, expected.measurements)
+    assert brain.channel_descriptors["x"] == expected.channel_descriptors["x"]
+
+
+def test_a_part_of_the_sessions_was_downloaded(bold5000: Path) -> None:
+    with (
+        pytest.warns(UserWarning, match="completed 9"),
+        pytest.raises(NeurordlError, match=r"which has 3 of 9 sessions; .* pass sessions=\[1, 2, 3\]"),
+    ):
+        load_bold5000(bold5000, 4, "brain")
+
+
 def test_images_and_teacher(bold5000: Path) -> None:
     patterns = load_bold5000(bold5000, 4, "PPA", sessions=[1])
     ids = list(dict.fromkeys(patterns.obs_descriptors["stimulus"]))[:60]

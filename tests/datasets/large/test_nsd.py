@@ -140,6 +140,55 @@ def test_says_what_it_leaves_out_and_how_many_sessions(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.measurements, patterns.measurements)
 
 
+def test_repeats_count_the_sessions_that_are_not_read_too(nsd: Path) -> None:
+    every, some = load_nsd(nsd, 1, "FFA-1"), load_nsd(nsd, 1, "FFA-1", sessions=[30, 7])
+    chosen = np.isin(every.obs_descriptors["session"], ["ses-07", "ses-30"])
+    repeats = np.array(some.obs_descriptors["repeat"])
+    np.testing.assert_array_equal(repeats, np.array(every.obs_descriptors["repeat"])[chosen])
+    of_stimulus = pd.Series(every.obs_descriptors["stimulus"])
+    counted = (of_stimulus.groupby(of_stimulus).cumcount() + 1).astype(str)
+    np.testing.assert_array_equal(repeats, counted[chosen])
+
+
+def test_labels_without_names(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    folder = miniatures.nsd(tmp_path, sessions=1)
+    rois = folder / "nsddata/ppdata/subj01/func1pt8mm/roi"
+    labels = np.asanyarray(nib.load(rois / "floc-faces.nii.gz").dataobj)
+    shutil.copy(rois / "floc-faces.nii.gz", rois / "HCP_MMP1.nii.gz")
+    with pytest.warns(UserWarning, match=r"HCP_MMP1: 5 labels are one ROI: .*subj01/label/HCP_MMP1.mgz.ctab"):
+        joined = load_nsd(folder, 1, "HCP_MMP1", sessions=[1])
+    assert joined.measurements.shape[1] == (labels > 0).sum()
+    with pytest.raises(NeurordlError, match="'nsdgeneral/V1': nsdgeneral has no names of labels"):
+        load_nsd(folder, 1, "nsdgeneral/V1", sessions=[1])
+    table = folder / "nsddata/freesurfer/subj01/label/HCP_MMP1.mgz.ctab"
+    table.write_text("0 Unknown\n1 V1\n2 MST\n3 V6\n5 V2\n")
+    left_out = f"HCP_MMP1: {(labels == 4).sum()} voxels with labels that have no name, 4, are left out"
+    with pytest.warns(UserWarning, match=left_out):
+        named = load_nsd(folder, 1, "HCP_MMP1", sessions=[1])
+    assert set(named.channel_descriptors["roi"]) == {"V1", "MST", "V6", "V2"}
+    recwarn.clear()
+    load_nsd(folder, 1, "nsdgeneral", sessions=[1])
+    load_nsd(folder, 1, "HCP_MMP1/V1", sessions=[1])
+    assert not recwarn.list
+
+
+def test_betas_that_are_no_whole_numbers(tmp_path: Path) -> None:
+    folder = miniatures.nsd(tmp_path, sessions=1)
+    (path,) = folder.rglob("betas_session01.hdf5")
+    with h5py.File(path) as file:
+        values = file["betas"][:] / np.float32(300)
+    with h5py.File(path, "w") as file:
+        file["betas"] = values
+    with pytest.raises(NeurordlError, match=r"session01.hdf5 holds float32, expected whole numbers: percent"):
+        load_nsd(folder, 1, "nsdgeneral", sessions=[1])
+
+
+def test_a_part_of_the_sessions_was_downloaded(tmp_path: Path) -> None:
+    folder = miniatures.nsd(tmp_path, sessions=3)
+    with pytest.raises(NeurordlError, match=r"session04.hdf5 is not in .* pass sessions=\[1, 2, 3\]\. Regis"):
+        load_nsd(folder, 1, "nsdgeneral")
+
+
 def test_images_have_the_ids_of_the_trials(nsd: Path) -> None:
     patterns = load_nsd(nsd, 1, "OFA", sessions=[1, 2, 3])
     stimuli = load_nsd_stimuli(nsd, patterns.obs_descriptors["stimulus"])
@@ -229,6 +278,24 @@ def test_bad_input(nsd: Path, tmp_path: Path, gone: str, options: dict[str, Any]
     arguments = {"subject": 1, "roi": "nsdgeneral", "sessions": [1, 2], **options}
     with pytest.raises(NeurordlError, match=message):
         load_nsd(folder, **arguments)
+
+
+@pytest.mark.parametrize("roi", [None, 3, np.ones((5, 4, 6), dtype=bool), {"V1": None}, ["FFA-1", 2]])
+def test_rois_that_are_no_names(nsd: Path, roi: Any) -> None:
+    with pytest.raises(NeurordlError, match=r"roi= is or has a .*; give the name of a ROI"):
+        load_nsd(nsd, 1, roi, sessions=[1])
+
+
+@pytest.mark.parametrize("sessions", [[1.5], ["1"], "1", [1, 1], []])
+def test_sessions_that_are_no_numbers(nsd: Path, sessions: Any) -> None:
+    with pytest.raises(NeurordlError, match=r"give different numbers \(int\)"):
+        load_nsd(nsd, 1, "FFA-1", sessions=sessions)
+
+
+def test_one_image_and_none(nsd: Path) -> None:
+    assert load_nsd_stimuli(nsd, "nsd-00003", size=8).ids == ("nsd-00003",)
+    with pytest.raises(NeurordlError, match="ids= is empty"):
+        load_nsd_stimuli(nsd, [])
 
 
 def test_files_of_another_shape(nsd: Path, tmp_path: Path) -> None:

@@ -69,6 +69,25 @@ def test_equals_an_independent_reading(things: Path, tmp_path: Path) -> None:
     )
 
 
+def test_repeats_count_the_sessions_that_are_not_read_too(things: Path) -> None:
+    some = load_things(things, 3, "V1", sessions=[12])
+    tests = np.array(some.obs_descriptors["trial_type"]) == "test"
+    assert set(np.array(some.obs_descriptors["repeat"])[tests]) == {"12"}
+    _, trials, _ = read_things(things)
+    assert list(some.obs_descriptors["concept"]) == trials["concept"][trials["session"] == 12].tolist()
+
+
+def test_tables_in_another_order(things: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(things, tmp_path / "copy") / "betas_csv"
+    _, trials, voxels = read_things(things)
+    trials.sort_values(["trial_type", "session"]).to_csv(folder / "sub-03_StimulusMetadata.csv", index=False)
+    with pytest.warns(UserWarning, match=r"StimulusMetadata.csv is not in the order of its trial_id"):
+        load_things(folder, 3, "V1")
+    voxels.sort_values("nc_testset").to_csv(folder / "sub-03_VoxelMetadata.csv", index=False)
+    with pytest.raises(NeurordlError, match=r"other voxels than sub-03_ResponseData.h5, or in another order"):
+        load_things(folder, 3, "V1")
+
+
 def test_in_several_blocks(things: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = load_things(things, 3, "brain").measurements
     monkeypatch.setattr("neurordl.datasets.large.reading._AT_ONCE", 7 * 120 * 8)
