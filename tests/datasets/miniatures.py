@@ -174,7 +174,8 @@ def bold5000(folder: Path, subject: int = 4, betas: str = "TYPED-FITHRF-GLMDENOI
             np.save(arrays / f"{name}_GLMbetas-{betas}_allses_{side}{roi}.npy", values)
     mask = np.zeros(SHAPE, dtype=np.uint8)
     mask[1:4, 1:, 2:5] = 1
-    save_volume(folder / f"{name}_brainmask.nii.gz", mask)
+    # its place is true, and that of the betas is not, whose voxels run from the other side
+    nib.save(nib.Nifti1Image(mask[::-1], np.diag([-2, 2, 2, 1])), folder / f"{name}_brainmask.nii.gz")
     for session, trials in ((1, 370), (2, 333), (3, 333)):
         values = np.where(mask[..., None] > 0, rng.normal(size=(*SHAPE, trials)), np.nan).astype(np.float32)
         save_volume(folder / f"{name}_GLMbetas-{betas}_ses-{session:02d}.nii.gz", values)
