@@ -145,6 +145,7 @@ def things(folder: Path, subject: int = 1, chunks: bool = False) -> Path:
         frame["axis1"] = np.arange(60)
         values = rng.normal(size=(60, len(table)))
         frame.create_dataset("block0_values", data=values, chunks=(7, 11) if chunks else None)
+        frame["block1_items"] = np.array([b"voxel_id"])
         frame["block1_values"] = np.arange(60)[:, None]
     for concept, rows in table.groupby("concept"):
         save_images(folder / "object_images" / str(concept), rows["stimulus"].unique())
