@@ -109,7 +109,7 @@ class Part:
                 chosen = sessions[rows] == session
                 part = block if chosen.all() else block[chosen]
                 broken[columns] |= ~np.isfinite(part).all(axis=0)
-                constant[columns] |= (len(part) > 1) & (part == part[0]).all(axis=0)
+                constant[columns] |= (standardize or len(part) > 1) & (part == part[0]).all(axis=0)
                 if standardize:
                     with np.errstate(divide="ignore", invalid="ignore"):  # these channels are left out
                         spread = part.std(axis=0, dtype=np.float64)
@@ -241,6 +241,11 @@ def named_channels(roi: Names | Mapping[str, Names], find: Callable[[str], dict[
             names += [] if called in names else [called]
             number = names.index(called) + 1
             code = np.zeros(inside.shape, dtype=np.int32) if code is None else code
+            if code.shape != inside.shape:
+                shapes = (
+                    f"{called!r} is in an image of shape {inside.shape}, and {names[0]!r} of {code.shape}"
+                )
+                raise NeurordlError(f"roi=: {shapes}; check that the files are of the same subject and space")
             if (both := inside & (code != 0) & (code != number)).any():
                 other = names[code[both][0] - 1]
                 raise NeurordlError(
