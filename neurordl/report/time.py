@@ -41,10 +41,10 @@ class TimeTests(NamedTuple):
             sides = [side for layer in table["layer"].unique() for side in _sides(layer)]
             for column, values in (("layer", sides), ("roi", list(table["roi"].unique()))):
                 if other := set(values) - set(scores[column]):
-                    own = listed(scores[column].unique(), quote=True)
+                    known = listed(scores[column].unique(), quote=True)
                     raise NeurordlError(
                         f"{name!r} has tests of the {column} {listed(sorted(other), quote=True)}, but the "
-                        f"evaluation before them has {own}"
+                        f"evaluation before them has {known}"
                     )
             kept.append(table)
         if len(onsets) > 1:
@@ -100,14 +100,14 @@ def _of_test(table: pd.DataFrame) -> Iterator[str]:
     test = table.attrs.get("test", {})
     tail = {"greater": "above zero", "two-sided": "above or below zero"}.get(test.get("tail"), "unlike zero")
     cells = "cells (model time × time)" if "inside" in table else "times"
-    what = "differences of two models" if _of_difference(table) else "scores"
+    values = "differences of two models" if _of_difference(table) else "scores"
     details = ""
     if test:
         limits = {None: "clusters of t beyond that of p = .05", "tfce": "threshold-free cluster enhancement"}
         limit = limits.get(test["threshold"], f"clusters of t beyond {test['threshold']}")
         details = f" ({limit}, at most {test['n_permutations']:,} sign flips, seed {test['seed']})"
     yield (
-        f"Clusters of {cells} at which {what} are {tail} were tested over subjects by MNE's "
+        f"Clusters of {cells} at which {values} are {tail} were tested over subjects by MNE's "
         f"permutation_cluster_1samp_test{details}. Its p-values hold for all {cells} together; "
         "those of Holm's method are also corrected for the number of courses."
     )
