@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +132,8 @@ def load_nsd(
     roi
         The name of a file of ROIs ("nsdgeneral", "floc-faces": all ROIs in it), of a ROI ("FFA-1"; if several
         files have it, "floc-faces/FFA-1"), "brain" for the brain mask, or several of them. A mapping joins
-        them under other names: ``{"V1": ("V1v", "V1d")}``. It can also be a mask or atlas in the space of the
-        betas, as in `neurordl.read_patterns`.
+        them under other names: ``{"V1": ("prf-visualrois/V1v", "prf-visualrois/V1d")}``, as Kastner2015 has
+        a V1v, too. It can also be a mask or atlas in the space of the betas, as in `neurordl.read_patterns`.
     sessions
         The sessions to read, such as ``range(1, 11)``; by default all that the subject completed.
     standardize
@@ -149,15 +149,14 @@ def load_nsd(
     -------
     Dataset
         (trials, voxels), with the observation descriptors ``stimulus`` (the image's number in 73,000 from 0,
-        as "nsd-02950"), ``session``, ``run`` and ``repeat`` (1 for the first time that the image was shown,
-        also if the session of that is not read), the channel descriptors ``x``, ``y``, ``z`` and, unless a
-        mask has no names, ``roi``, and ``subject``.
+        as "nsd-02950"), ``session``, ``run`` and ``repeat`` (1 for the first trial of an image among those
+        that are read), the channel descriptors ``x``, ``y``, ``z`` and ``roi``, and ``subject``.
 
     Warns
     -----
     UserWarning
-        The subject has fewer than 40 sessions, voxels without data in a session were dropped, or labels of a
-        file of ROIs have no names.
+        The subject has fewer than 40 sessions, the names of ROIs in a file are not known, or voxels without
+        data in a session were dropped.
 
     Raises
     ------
@@ -213,11 +212,9 @@ def load_nsd(
 
     def read(path: Path, n_trials: int) -> Values:
         values = values_of_volumes(path, inside, n_trials)
-        if values.dtype.kind not in "iu":
-            raise NeurordlError(
-                f"{path} holds {values.dtype}, expected whole numbers: percent signal change times {_SCALE}, "
-                "as published. Download it again; betas of your own are read by read_betas"
-            )
+        if values.dtype != np.int16:
+            problem = f"{path} holds {values.dtype}, expected int16: percent signal change times {_SCALE}"
+            raise NeurordlError(f"{problem}; take the file as it was published")
         return values.astype(np.float32) / _SCALE
 
     blocks = blocks_of_sessions(rows, files, read)
@@ -237,7 +234,9 @@ def _rows(layout: Layout, subject: int, sessions: Sequence[int]) -> pd.DataFrame
     session = np.repeat(np.arange(1, len(trials) + 1), trials.sum(axis=1))
     run = np.concatenate([np.repeat(np.arange(1, len(of_run) + 1), of_run) for of_run in trials])
     shown = images[subject - 1, order.ravel() - 1].astype(int) - 1
-    return trial_rows([_id(number) for number in shown], session.tolist(), run.tolist(), sessions)[0]
+    chosen = np.isin(session, sessions)
+    ids = [_id(number) for number in shown[chosen]]
+    return trial_rows(ids, session[chosen].tolist(), run[chosen].tolist())
 
 
 def _labels(layout: Layout, subject: str, group: str) -> dict[int, str]:
@@ -257,43 +256,48 @@ def _regions(layout: Layout, subject: str, name: str) -> dict[str, Bools]:
     space = f"nsddata/ppdata/{subject}/func1pt8mm"
     if name == BRAIN:
         return {name: _labels_in(layout.need(f"{space}/brainmask.nii.gz")) > 0}
-    folder = layout.need(f"{space}/roi")
-    groups = sorted(path.name.removesuffix(".nii.gz") for path in folder.glob("*.nii.gz"))
-    group, _, label = name.partition("/")
-    if name not in groups and not label:
-        having = [entry for entry in groups if name in _labels(layout, subject, entry).values()]
-        both = [entry for entry in having if not entry.startswith(("lh.", "rh."))]
-        if len(both) != 1:
-            many = f"is in {listed(both)}: write '{both[0]}/{name}'" if both else "is no ROI"
-            known = {part for entry in groups for part in _labels(layout, subject, entry).values()}
-            problem = f"roi=: {name!r} {many}" if both else f"roi=: {name!r} is no ROI of {subject}"
-            names = listed([*groups, *sorted(known)], most=60)
-            raise NeurordlError(problem if both else f"{problem}; it has {names}, and 'brain'")
-        group, label = both[0], name
-    data, labels = _labels_in(layout.need(f"{space}/roi/{group}.nii.gz")), _labels(layout, subject, group)
+    group, label = _group_and_label(layout, subject, layout.need(f"{space}/roi"), name)
+    path, labels = layout.need(f"{space}/roi/{group}.nii.gz"), _labels(layout, subject, group)
+    data = _labels_in(path)
+    if label and not labels:
+        raise NeurordlError(f"roi={name!r}: {group} has no names of labels; write {group!r}")
     if label:
-        if not labels:
-            raise NeurordlError(f"roi={name!r}: {group} has no names of labels; write {group!r}")
         check_choice("roi", label, list(labels.values()))
         labels = {number: text for number, text in labels.items() if text == label}
-    else:
-        _report_unnamed(data, labels, group, f"nsddata/freesurfer/{subject}/label")
-    regions = {text: data == number for number, text in labels.items()} if labels else {group: data > 0}
+    if not labels and (count := len(np.unique(data[data > 0]))) > 1:
+        notify(
+            f"{path} has {count} ROIs, but {group}.mgz.ctab with their names is missing; they are read as one"
+        )
+    nameless = sorted(set(np.unique(data[data > 0]).tolist()) - set(labels))
+    if labels and nameless and not label:
+        count = np.isin(data, nameless).sum()
+        notify(f"{group}: {count} voxels with labels that have no name, {listed(nameless)}, are left out")
+    regions = {text: np.zeros(data.shape, dtype=bool) for text in labels.values()} or {group: data > 0}
+    for number, text in labels.items():
+        regions[text] |= data == number
     regions = {text: inside for text, inside in regions.items() if inside.any()}
     if not regions:
         raise NeurordlError(f"roi=: {subject} has no voxel in {name!r}; choose another ROI")
     return regions
 
 
-def _report_unnamed(data: Values, labels: Mapping[int, str], group: str, place: str) -> None:
-    """Say what becomes of the labels in a file of ROIs that have no name."""
-    unnamed = sorted(set(np.unique(data[data > 0]).tolist()) - set(labels))
-    if labels and unnamed:
-        count = np.isin(data, unnamed).sum()
-        notify(f"{group}: {count} voxels with labels that have no name, {listed(unnamed)}, are left out")
-    elif len(unnamed) > 1:
-        names = f"{group.removeprefix('lh.').removeprefix('rh.')}.mgz.ctab"
-        notify(f"{group}: {len(unnamed)} labels are one ROI: there is no {place}/{names} with their names")
+def _group_and_label(layout: Layout, subject: str, folder: Path, name: str) -> tuple[str, str]:
+    """The file of ROIs that a published name means, and the ROI in it, or "" for all."""
+    groups = sorted(path.name.removesuffix(".nii.gz") for path in folder.glob("*.nii.gz"))
+    group, _, label = name.partition("/")
+    if name in groups or label:
+        return group, label
+    labels = {entry: list(_labels(layout, subject, entry).values()) for entry in groups}
+    having = [entry for entry in groups if name in labels[entry]]
+    # files of a hemisphere count only where there is none of both
+    having = [entry for entry in having if not entry.startswith(("lh.", "rh."))] or having
+    if not having:
+        names = listed([*groups, *sorted({text for texts in labels.values() for text in texts})], most=60)
+        raise NeurordlError(f"roi=: {name!r} is no ROI of {subject}; it has {names}, and 'brain'")
+    if len(having) > 1:
+        choices = listed([f"{entry}/{name}" for entry in having], most=9, quote=True, separator=" or ")
+        raise NeurordlError(f"roi=: {name!r} is in {listed(having, most=9)}: write {choices}")
+    return having[0], name
 
 
 def _labels_in(path: Path) -> Values:

@@ -109,7 +109,7 @@ class Part:
                 chosen = sessions[rows] == session
                 part = block if chosen.all() else block[chosen]
                 broken[columns] |= ~np.isfinite(part).all(axis=0)
-                constant[columns] |= (len(part) > 1) & (part == part[0]).all(axis=0)
+                constant[columns] |= (standardize or len(part) > 1) & (part == part[0]).all(axis=0)
                 if standardize:
                     with np.errstate(divide="ignore", invalid="ignore"):  # these channels are left out
                         spread = part.std(axis=0, dtype=np.float64)
@@ -225,19 +225,12 @@ def numbers_of_sessions(sessions: Iterable[int] | None, name: str, count: int, p
     return sorted(numbers)
 
 
-def trial_rows(
-    stimuli: Sequence[str], sessions: Sequence[int], runs: Sequence[int], wanted: Sequence[int]
-) -> tuple[pd.DataFrame, Values]:
-    """Rows of the trials of the wanted sessions, and which of all trials, in order of time, these are.
-
-    ``repeat`` counts the presentations of a stimulus in all sessions, also in those that are not read.
-    """
+def trial_rows(stimuli: Sequence[str], sessions: Sequence[int], runs: Sequence[int]) -> pd.DataFrame:
+    """Rows of single trials; ``repeat`` counts the presentations of a stimulus among them."""
     of_session = [f"ses-{number:02d}" for number in sessions]
     of_run = [f"{session}_run-{number:02d}" for session, number in zip(of_session, runs, strict=True)]
     rows = pd.DataFrame({"stimulus": list(stimuli), "session": of_session, "run": of_run})
-    rows = rows.assign(repeat=(rows.groupby("stimulus").cumcount() + 1).astype(str))
-    chosen = np.flatnonzero(np.isin(sessions, wanted))
-    return rows.iloc[chosen].reset_index(drop=True), chosen
+    return rows.assign(repeat=(rows.groupby("stimulus").cumcount() + 1).astype(str))
 
 
 def files_of_sessions(layout: Layout, forms: Sequence[str], numbers: Sequence[int]) -> list[Path]:
@@ -274,6 +267,11 @@ def named_channels(roi: Names | Mapping[str, Names], find: Callable[[str], dict[
             names += [] if called in names else [called]
             number = names.index(called) + 1
             code = np.zeros(inside.shape, dtype=np.int32) if code is None else code
+            if code.shape != inside.shape:
+                shapes = (
+                    f"{called!r} is in an image of shape {inside.shape}, and {names[0]!r} of {code.shape}"
+                )
+                raise NeurordlError(f"roi=: {shapes}; check that the files are of the same subject and space")
             if (both := inside & (code != 0) & (code != number)).any():
                 other = names[code[both][0] - 1]
                 raise NeurordlError(

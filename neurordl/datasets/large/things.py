@@ -28,7 +28,7 @@ from neurordl.datasets.large.reading import (
     row_blocks,
     trial_rows,
 )
-from neurordl.errors import NeurordlError, notify
+from neurordl.errors import NeurordlError
 from neurordl.io import damage_named
 from neurordl.patterns.trials import open_trials
 from neurordl.stimuli import StimulusSet
@@ -62,7 +62,7 @@ def load_things(
     Parameters
     ----------
     folder
-        The folder with ``betas_csv``, or that folder. It needs ``sub-01_ResponseData.h5``,
+        The folder with ``betas_csv``, or the folder with its files. It needs ``sub-01_ResponseData.h5``,
         ``sub-01_StimulusMetadata.csv`` and ``sub-01_VoxelMetadata.csv`` of the subject.
     subject
         1 to 3, or "sub-01" to "sub-03".
@@ -77,20 +77,18 @@ def load_things(
     Dataset
         (trials, voxels), float32, with the observation descriptors ``stimulus`` (the file of the image
         without its suffix, such as "dog_12s"), ``concept``, ``trial_type`` ("train" or "test": the 100 images
-        that each session shows), ``session``, ``run`` and ``repeat`` (as in `load_nsd`), the channel
-        descriptors ``x``, ``y``, ``z`` and ``roi``, and ``subject``.
+        that each session shows), ``session``, ``run`` and ``repeat``, the channel descriptors ``x``, ``y``,
+        ``z`` and ``roi``, and ``subject``.
 
     Warns
     -----
     UserWarning
-        Voxels with NaN, or constant ones, were dropped, or the table of trials is not in the order of their
-        ``trial_id``.
+        Voxels with NaN, or constant ones, were dropped.
 
     Raises
     ------
     NeurordlError
-        A file is missing, damaged, or does not fit the others, as where the table of voxels was sorted, or a
-        ROI is unknown or empty.
+        A file is missing, damaged, or does not fit the others, or a ROI is unknown or empty.
 
     Examples
     --------
@@ -105,9 +103,9 @@ def load_things(
     ...     place.mkdir()
     ...     trials = pd.DataFrame({"trial_type": ["train", "test", "train"], "session": 1, "run": [1, 1, 2]})
     ...     trials["stimulus"] = ["dog_12s.jpg", "mango_12s.jpg", "dog_12s.jpg"]
-    ...     trials["concept"] = ["dog", "mango", "dog"]
+    ...     trials["trial_id"] = range(3)
     ...     trials.to_csv(place / "sub-01_StimulusMetadata.csv", index=False)
-    ...     voxels = pd.DataFrame({f"voxel_{axis}": np.arange(4) for axis in "xyz"})
+    ...     voxels = pd.DataFrame({f"voxel_{name}": np.arange(4) for name in ("id", "x", "y", "z")})
     ...     voxels.assign(V1=[0, 1, 1, 0]).to_csv(place / "sub-01_VoxelMetadata.csv", index=False)
     ...     with h5py.File(place / "sub-01_ResponseData.h5", "w") as file:
     ...         file["ResponseData/block0_values"] = np.random.default_rng(0).normal(size=(4, 3))
@@ -116,28 +114,35 @@ def load_things(
     ((3, 2), ['dog_12s', 'mango_12s', 'dog_12s'])
     """
     root = check_path("folder", folder)
-    root = root if root.name == "betas_csv" else root / "betas_csv"
-    layout = Layout("THINGS-fMRI", root, _ACCESS)
+    layout = Layout("THINGS-fMRI", place if (place := root / "betas_csv").is_dir() else root, _ACCESS)
     name, _ = name_of_subject(subject, "sub-{:02d}", 3)
     numbers = numbers_of_sessions(sessions, name, _SESSIONS, _SESSIONS)
     paths = [layout.need(f"{name}_{part}") for part in ("StimulusMetadata.csv", "VoxelMetadata.csv")]
-    trials = _read_columns(paths[0], ["trial_type", "stimulus", "concept"], ["session", "run"])
+    trials = _read_columns(paths[0], ["trial_type", "stimulus"], ["session", "run", "trial_id"])
+    if (trials["trial_id"] != np.arange(len(trials))).any():
+        raise NeurordlError(f"{paths[0]} is not in the order of trial_id, from 0; download it again")
     path = layout.need(f"{name}_ResponseData.h5")
-    responses = open_trials(path, _values(path, len(trials))).values
-    mask = named_channels(roi, lambda text: _region(paths[1], text))
-    if responses.shape[0] != len(mask.inside):
-        problem = f"{path} has {responses.shape[0]} voxels, and {paths[1].name} has {len(mask.inside)}"
+    array, responses_of = _frame(path, len(trials))
+    responses = open_trials(path, array).values
+    voxels = _read_columns(paths[1], (), ["voxel_id", *(f"voxel_{axis}" for axis in "xyz")])
+    if responses.shape[0] != len(voxels):
+        problem = f"{path} has {responses.shape[0]} voxels, and {paths[1].name} has {len(voxels)}"
         raise NeurordlError(f"{problem}; they are of different downloads")
-    _check_orders(path, *paths)
+    if responses_of is not None and (responses_of != voxels["voxel_id"]).any():
+        problem = f"{path} and {paths[1].name} have other voxels, or others first, by their voxel_id"
+        raise NeurordlError(f"{problem}; download them again")
+    mask = named_channels(roi, lambda text: _region(paths[1], text))
     places = np.flatnonzero(mask.inside)
-    axes = _read_columns(paths[1], (), [f"voxel_{axis}" for axis in "xyz"])
-    channels = pd.DataFrame({axis: axes[f"voxel_{axis}"].to_numpy()[places] for axis in "xyz"})
+    channels = pd.DataFrame({axis: voxels[f"voxel_{axis}"].to_numpy()[places] for axis in "xyz"})
     channels = channels.assign(roi=mask.roi)
+    chosen = np.flatnonzero(trials["session"].isin(numbers))
     if missing := sorted(set(numbers) - set(trials["session"])):
         raise NeurordlError(f"{paths[0]} has no trial of the sessions {listed(missing)}; download it again")
+    trials = trials.iloc[chosen].reset_index(drop=True)
     stimuli = [Path(str(file)).stem for file in trials["stimulus"]]
-    rows, chosen = trial_rows(stimuli, trials["session"].tolist(), trials["run"].tolist(), numbers)
-    rows[["concept", "trial_type"]] = trials[["concept", "trial_type"]].to_numpy()[chosen]
+    rows = trial_rows(stimuli, trials["session"].tolist(), trials["run"].tolist())
+    concepts = [stimulus.rpartition("_")[0] for stimulus in stimuli]  # a column that older releases lack
+    rows = rows.assign(concept=concepts, trial_type=trials["trial_type"])
 
     def read(columns: slice) -> Values:
         with damage_named(path, "download it again"):
@@ -148,61 +153,38 @@ def load_things(
     return Part(name, rows, channels, blocks, [path], {"data_set": "THINGS-fMRI"}).read(standardize, cache)
 
 
-def _arrays(file: h5py.File, kinds: str, n_columns: int) -> list[h5py.Dataset]:
-    """The arrays of a type in a frame that pandas wrote; its names of columns are pickles, unread."""
-    return [
-        item
-        for group in file.values()
-        if isinstance(group, h5py.Group)
-        for key, item in group.items()
-        if re.fullmatch(r"block\d+_values", key)
-        and isinstance(item, h5py.Dataset)
-        and item.ndim == 2
-        and item.dtype.kind in kinds
-        and item.shape[1] == n_columns
-    ]
+def _frame(path: Path, n_trials: int) -> tuple[str, Values | None]:
+    """The array (voxels, trials) in a frame that pandas wrote, and the voxel_id of its rows.
 
-
-def _check_orders(responses: Path, of_trials: Path, of_voxels: Path) -> None:
-    """Whether voxels have the same ids in the responses and in their table, and trials are in their order."""
-    with damage_named(responses, "download it again"), h5py.File(responses) as file:
-        ids = [array[:, 0] for array in _arrays(file, "iu", 1)]
-    columns = {path: _columns(path) for path in (of_trials, of_voxels)}
-    if len(ids) == 1 and "voxel_id" in columns[of_voxels]:
-        listed_ids = _read_columns(of_voxels, (), ["voxel_id"])["voxel_id"].to_numpy()
-        if (other := listed_ids != ids[0]).any():
-            raise NeurordlError(
-                f"{of_voxels} lists other voxels than {responses.name}, or in another order: "
-                f"{other.sum()} of {len(other)} rows have another voxel_id, the first in row "
-                f"{np.flatnonzero(other)[0] + 1}; download it again"
-            )
-    if "trial_id" in columns[of_trials]:
-        trials = _read_columns(of_trials, ["trial_id"])["trial_id"]
-        if trials.is_unique and not trials.is_monotonic_increasing:
-            notify(f"{of_trials} is not in the order of its trial_id; its rows are taken in their order")
-
-
-def _columns(path: Path) -> list[str]:
-    with damage_named(path, "download it again"):
-        return [str(column) for column in pd.read_csv(path, nrows=0).columns]
-
-
-def _values(path: Path, n_trials: int) -> str:
-    """The name of the array (voxels, trials)."""
+    Names of the trials are pickles, and stay unread.
+    """
     with damage_named(path, "download it again"), h5py.File(path) as file:
-        arrays = [array.name.removeprefix("/") for array in _arrays(file, "f", n_trials)]
+        frames = [group for group in file.values() if isinstance(group, h5py.Group)]
+        blocks = [
+            (item, frame.get(key.replace("values", "items")))
+            for frame in frames
+            for key, item in frame.items()
+            if re.fullmatch(r"block\d+_values", key) and isinstance(item, h5py.Dataset) and item.ndim == 2
+        ]
+        arrays = [item.name for item, _ in blocks if item.dtype.kind == "f" and item.shape[1] == n_trials]
+        ids = [
+            item[:, 0]
+            for item, names in blocks
+            if isinstance(names, h5py.Dataset) and names.dtype.kind == "S" and list(names) == [b"voxel_id"]
+        ]
     if len(arrays) != 1:
         raise NeurordlError(
             f"{path} has {len(arrays)} arrays of (voxels, {n_trials} trials), expected one in a frame that "
             "pandas wrote in its fixed format; download it again"
         )
-    return str(arrays[0])
+    return str(arrays[0]).removeprefix("/"), ids[0] if ids else None
 
 
 def _read_columns(path: Path, columns: Sequence[str], numbers: Sequence[str] = ()) -> pd.DataFrame:
     """Some columns of a large CSV file, of which the others are not kept; ``numbers`` are whole numbers."""
     with damage_named(path, "download it again"):
-        check_columns(str(path), _columns(path), [*columns, *numbers])
+        known = pd.read_csv(path, nrows=0).columns
+        check_columns(str(path), known, [*columns, *numbers])
         table = pd.read_csv(path, usecols=[*columns, *numbers], keep_default_na=False)
         for column in numbers:
             if table[column].dtype.kind not in "iu":
@@ -213,7 +195,9 @@ def _read_columns(path: Path, columns: Sequence[str], numbers: Sequence[str] = (
 def _region(path: Path, name: str) -> dict[str, Bools]:
     if name == BRAIN:
         return {name: np.ones(len(_read_columns(path, ["voxel_x"])), dtype=bool)}
-    rois = [column for column in _columns(path) if column not in _MEASURES]
+    with damage_named(path, "download it again"):
+        columns = [str(column) for column in pd.read_csv(path, nrows=0).columns]
+    rois = [column for column in columns if column not in _MEASURES]
     if name not in rois:
         names = listed([*rois, BRAIN], most=60)
         raise NeurordlError(f"roi=: {name!r} is no column of ROIs in {path}; it has {names}")

@@ -140,47 +140,20 @@ def test_says_what_it_leaves_out_and_how_many_sessions(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.measurements, patterns.measurements)
 
 
-def test_repeats_count_the_sessions_that_are_not_read_too(nsd: Path) -> None:
-    every, some = load_nsd(nsd, 1, "FFA-1"), load_nsd(nsd, 1, "FFA-1", sessions=[30, 7])
-    chosen = np.isin(every.obs_descriptors["session"], ["ses-07", "ses-30"])
-    repeats = np.array(some.obs_descriptors["repeat"])
-    np.testing.assert_array_equal(repeats, np.array(every.obs_descriptors["repeat"])[chosen])
-    of_stimulus = pd.Series(every.obs_descriptors["stimulus"])
-    counted = (of_stimulus.groupby(of_stimulus).cumcount() + 1).astype(str)
-    np.testing.assert_array_equal(repeats, counted[chosen])
-
-
-def test_labels_without_names(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_labels_without_names_are_said(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     folder = miniatures.nsd(tmp_path, sessions=1)
-    rois = folder / "nsddata/ppdata/subj01/func1pt8mm/roi"
-    labels = np.asanyarray(nib.load(rois / "floc-faces.nii.gz").dataobj)
-    shutil.copy(rois / "floc-faces.nii.gz", rois / "HCP_MMP1.nii.gz")
-    with pytest.warns(UserWarning, match=r"HCP_MMP1: 5 labels are one ROI: .*subj01/label/HCP_MMP1.mgz.ctab"):
-        joined = load_nsd(folder, 1, "HCP_MMP1", sessions=[1])
-    assert joined.measurements.shape[1] == (labels > 0).sum()
+    path = folder / "nsddata/ppdata/subj01/func1pt8mm/roi/floc-faces.nii.gz"
+    count = (np.asanyarray(nib.load(path).dataobj) == 4).sum()
+    names = folder / "nsddata/freesurfer/subj01/label/floc-faces.mgz.ctab"
+    names.write_text("0 Unknown\n1 OFA\n2 FFA-1\n3 FFA-2\n5 aTL-faces\n")
+    with pytest.warns(UserWarning, match=f"{count} voxels with labels that have no name, 4, are left out"):
+        patterns = load_nsd(folder, 1, "floc-faces", sessions=[1])
+    assert set(patterns.channel_descriptors["roi"]) == {"OFA", "FFA-1", "FFA-2", "aTL-faces"}
+    recwarn.clear()
+    load_nsd(folder, 1, "floc-faces/OFA", sessions=[1])
+    assert not recwarn.list
     with pytest.raises(NeurordlError, match="'nsdgeneral/V1': nsdgeneral has no names of labels"):
         load_nsd(folder, 1, "nsdgeneral/V1", sessions=[1])
-    table = folder / "nsddata/freesurfer/subj01/label/HCP_MMP1.mgz.ctab"
-    table.write_text("0 Unknown\n1 V1\n2 MST\n3 V6\n5 V2\n")
-    left_out = f"HCP_MMP1: {(labels == 4).sum()} voxels with labels that have no name, 4, are left out"
-    with pytest.warns(UserWarning, match=left_out):
-        named = load_nsd(folder, 1, "HCP_MMP1", sessions=[1])
-    assert set(named.channel_descriptors["roi"]) == {"V1", "MST", "V6", "V2"}
-    recwarn.clear()
-    load_nsd(folder, 1, "nsdgeneral", sessions=[1])
-    load_nsd(folder, 1, "HCP_MMP1/V1", sessions=[1])
-    assert not recwarn.list
-
-
-def test_betas_that_are_no_whole_numbers(tmp_path: Path) -> None:
-    folder = miniatures.nsd(tmp_path, sessions=1)
-    (path,) = folder.rglob("betas_session01.hdf5")
-    with h5py.File(path) as file:
-        values = file["betas"][:] / np.float32(300)
-    with h5py.File(path, "w") as file:
-        file["betas"] = values
-    with pytest.raises(NeurordlError, match=r"session01.hdf5 holds float32, expected whole numbers: percent"):
-        load_nsd(folder, 1, "nsdgeneral", sessions=[1])
 
 
 def test_a_part_of_the_sessions_was_downloaded(tmp_path: Path) -> None:
@@ -259,7 +232,11 @@ def test_two_people_of_nsd_share_some_images(nsd: Path, tmp_path: Path) -> None:
         ("nsd_expdesign.mat", {}, r"nsddata/experiments/nsd/nsd_expdesign.mat is not in .*Register at https"),
         ("betas_session02.hdf5", {}, r"func1pt8mm/betas_fithrf_GLMdenoise_RR/betas_session02.hdf5 is not in"),
         ("", {"roi": "floc-bodies"}, "'floc-bodies' is no ROI of subj01; it has Kastner2015, floc-faces"),
-        ("", {"roi": "V1v"}, r"'V1v' is in Kastner2015, prf-visualrois: write 'Kastner2015/V1v'"),
+        (
+            "",
+            {"roi": "V1v"},
+            r"'V1v' is in Kastner2015, prf-visualrois: write 'Kastner2015/V1v' or 'prf-visualrois/V1v'$",
+        ),
         ("", {"roi": "floc-faces/EBA"}, "EBA"),
         ("", {"roi": ["floc-faces", "nsdgeneral"]}, "channels are in .* a channel has one ROI"),
         ("", {"roi": []}, r"roi= is \[\]"),
@@ -278,6 +255,44 @@ def test_bad_input(nsd: Path, tmp_path: Path, gone: str, options: dict[str, Any]
     arguments = {"subject": 1, "roi": "nsdgeneral", "sessions": [1, 2], **options}
     with pytest.raises(NeurordlError, match=message):
         load_nsd(folder, **arguments)
+
+
+def test_roi_that_only_files_of_a_hemisphere_have(nsd: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(nsd, tmp_path / "nsd")
+    next(path for path in folder.rglob("floc-faces.nii.gz")).unlink()
+    with pytest.raises(NeurordlError, match=r"write 'lh.floc-faces/OFA' or 'rh.floc-faces/OFA'"):
+        load_nsd(folder, 1, "OFA", sessions=[1])
+    sides = load_nsd(folder, 1, {"OFA": ("lh.floc-faces/OFA", "rh.floc-faces/OFA")}, sessions=[1])
+    expected = load_nsd(nsd, 1, "OFA", sessions=[1])
+    np.testing.assert_array_equal(sides.measurements, expected.measurements)
+
+
+def test_two_numbers_of_a_roi_and_numbers_without_names(nsd: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(nsd, tmp_path / "nsd")
+    table = next(folder.rglob("floc-faces.mgz.ctab"))
+    table.write_text(table.read_text().replace("FFA-2", "FFA-1"))
+    values, *_ = read_nsd(nsd, "floc-faces", [2, 3], [1])
+    np.testing.assert_allclose(load_nsd(folder, 1, "FFA-1", sessions=[1]).measurements, values, rtol=1e-6)
+    rois = next(folder.rglob("floc-faces.nii.gz")).parent
+    shutil.copy(rois / "prf-visualrois.nii.gz", rois / "thalamus.nii.gz")
+    with pytest.warns(UserWarning, match=r"thalamus.nii.gz has 7 ROIs, but thalamus.mgz.ctab .* is missing"):
+        patterns = load_nsd(folder, 1, "thalamus", sessions=[1])
+    assert set(patterns.channel_descriptors["roi"]) == {"thalamus"}
+
+
+def test_files_of_another_type_or_space(nsd: Path, tmp_path: Path) -> None:
+    folder = miniatures.nsd(tmp_path, sessions=1)
+    (path,) = folder.rglob("betas_session01.hdf5")
+    with h5py.File(path, "r+") as file:
+        values = file["betas"][:]
+        del file["betas"]
+        file["betas"] = (values / 300).astype(np.float32)  # as percent signal change
+    with pytest.raises(NeurordlError, match=r"betas_session01.hdf5 holds float32, expected int16: percent"):
+        load_nsd(folder, 1, sessions=[1])
+    path = next(folder.rglob("floc-faces.nii.gz"))
+    miniatures.save_volume(path, np.ones((9, 7, 10), dtype=np.int16))
+    with pytest.raises(NeurordlError, match=r"'OFA' is in an image of shape \(9, 7, 10\), and 'V1v' of"):
+        load_nsd(folder, 1, ["prf-visualrois/V1v", "OFA"], sessions=[1])
 
 
 @pytest.mark.parametrize("roi", [None, 3, np.ones((5, 4, 6), dtype=bool), {"V1": None}, ["FFA-1", 2]])

@@ -69,22 +69,27 @@ def test_equals_an_independent_reading(things: Path, tmp_path: Path) -> None:
     )
 
 
-def test_repeats_count_the_sessions_that_are_not_read_too(things: Path) -> None:
-    some = load_things(things, 3, "V1", sessions=[12])
-    tests = np.array(some.obs_descriptors["trial_type"]) == "test"
-    assert set(np.array(some.obs_descriptors["repeat"])[tests]) == {"12"}
-    _, trials, _ = read_things(things)
-    assert list(some.obs_descriptors["concept"]) == trials["concept"][trials["session"] == 12].tolist()
+def test_release_without_concepts_in_a_folder_of_another_name(things: Path, tmp_path: Path) -> None:
+    expected = load_things(things, 3, "V1")
+    folder = shutil.copytree(things / "betas_csv", tmp_path / "tables")
+    path = folder / "sub-03_StimulusMetadata.csv"
+    pd.read_csv(path).drop(columns="concept").to_csv(path, index=False)
+    patterns = load_things(folder, 3, "V1")
+    assert patterns.obs_descriptors == expected.obs_descriptors
+    np.testing.assert_array_equal(patterns.measurements, expected.measurements)
 
 
-def test_tables_in_another_order(things: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(things, tmp_path / "copy") / "betas_csv"
-    _, trials, voxels = read_things(things)
-    trials.sort_values(["trial_type", "session"]).to_csv(folder / "sub-03_StimulusMetadata.csv", index=False)
-    with pytest.warns(UserWarning, match=r"StimulusMetadata.csv is not in the order of its trial_id"):
+def test_tables_in_another_order_than_the_responses(things: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(things, tmp_path / "copy")
+    path = folder / "betas_csv" / "sub-03_VoxelMetadata.csv"
+    table = pd.read_csv(path)
+    table.sort_values("nc_testset").to_csv(path, index=False)
+    with pytest.raises(NeurordlError, match="have other voxels, or others first, by their voxel_id"):
         load_things(folder, 3, "V1")
-    voxels.sort_values("nc_testset").to_csv(folder / "sub-03_VoxelMetadata.csv", index=False)
-    with pytest.raises(NeurordlError, match=r"other voxels than sub-03_ResponseData.h5, or in another order"):
+    path.write_bytes((things / "betas_csv" / path.name).read_bytes())
+    path = folder / "betas_csv" / "sub-03_StimulusMetadata.csv"
+    pd.read_csv(path).sort_values("stimulus").to_csv(path, index=False)
+    with pytest.raises(NeurordlError, match=r"StimulusMetadata\.csv is not in the order of trial_id"):
         load_things(folder, 3, "V1")
 
 
