@@ -374,7 +374,7 @@ def _conditions(folder: Path, settings: dict[str, str], counts: Counter[str]) ->
                 counts["regressors that are empty or interactions"] += 1
             else:
                 conditions[wave] = title
-            derivative = int(settings.get(f"deriv_yg{number}", 0))
+            derivative = int(settings.get(f"deriv_yn{number}", 0))
             counts["derivatives"] += derivative
             wave += 1 + derivative
         if wave - 1 != int(settings.get("evs_real", wave - 1)):
