@@ -325,8 +325,8 @@ def group_maps() -> dict[str, Any]:
     mask = nib.load(root / "atlas.nii.gz")
     whole = nib.Nifti1Image((mask.get_fdata() > 0).astype("uint8"), mask.affine)
     nib.save(whole, "gray_matter.nii.gz")
-    points, faces = icosphere(2)
-    patch = np.linalg.norm(points - points[0], axis=1) < 30
+    points, faces = icosphere(2, radius=15.0)
+    patch = np.linalg.norm(points - points[0], axis=1) < 15
     for bold in sorted(root.glob("sub-*/func/*_bold.nii.gz")):
         run, place = bold.name.removesuffix("_bold.nii.gz"), Path("study") / bold.parent.relative_to(root)
         prepared = Path("study/derivatives/fmriprep") / bold.parent.relative_to(root)
