@@ -392,6 +392,7 @@ class _Job:
             "scores": "as compared, without Fisher's z",
             "n_stimuli": len(maps.match.matched),
             "n_centers": len(maps.centers),
+            "n_left_out": maps.settings["n_left_out"],
             "patterns": checksum,
             "image": sha256_file(self.file),
             "notices": notices(),

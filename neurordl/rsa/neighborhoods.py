@@ -44,12 +44,15 @@ class Neighborhoods(Protocol):
         (centers,) how many channels are around each.
     places
         (centers, axes) where the centers lie.
+    n_left_out
+        How many channels are no centers, since too few of the channels around them have data.
     single
         Whether no center has another channel than itself.
     """
 
     n_channels: Places
     places: Places
+    n_left_out: int
     single: bool
 
     def batches(self, room: int, per_channel: int, per_center: int) -> Iterator[tuple[Indices, Places]]:
@@ -137,6 +140,7 @@ class Spheres:
                 f"most is {counts.max()}, {best:.1%} (a slice or a thin mask has fewer): take "
                 f"threshold={enough:g} or less, or a smaller radius"
             )
+        self.n_left_out = len(voxels) - len(self.centers)
         self.n_channels = counts[self.centers].astype(np.int32)
         self.places = voxels[self.centers].astype(np.int32)
         self.single = len(self.offsets) == 1
@@ -204,6 +208,7 @@ class Patches:
                 f"no patch of radius={radius!r} has data in {threshold:.1%} of its vertices; the most is "
                 f"{best:.1%}: take threshold={less:g} or less, or a smaller radius"
             )
+        self.n_left_out = int(((counts[1] > 0) & ~enough).sum())
         self.number = np.cumsum(enough) - 1  # of each center among those that have enough
         self.number[~enough] = -1
         self.n_channels = counts[0][enough].astype(np.int32)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from rsatoolbox.data import Dataset
@@ -22,6 +23,7 @@ from neurordl.datasets.large.reading import (
     Values,
     blocks_of_sessions,
     channels_of_volume,
+    files_of_sessions,
     is_image,
     name_of_subject,
     named_channels,
@@ -30,9 +32,9 @@ from neurordl.datasets.large.reading import (
     trial_rows,
     values_of_volumes,
 )
-from neurordl.errors import NeurordlError
-from neurordl.io import read_text
-from neurordl.patterns.images import load_image
+from neurordl.errors import NeurordlError, notify
+from neurordl.io import damage_named, read_text
+from neurordl.patterns.images import Regions, describe_grid, load_image, same_grid
 from neurordl.patterns.trials import TrialArray, open_trials
 from neurordl.stimuli import StimulusSet
 from neurordl.validate import check_path, listed
@@ -40,6 +42,7 @@ from neurordl.validate import check_path, listed
 _PAGE = "https://bold5000-dataset.github.io/website/download.html"
 _ACCESS = f"Download release 2.0 from {_PAGE}"
 _TRIALS = 37  # in a run
+_SPELLINGS = {"LO": "LOC", "RRSC": "RSC"}  # of ROIs, in files of some subjects and in those of the others
 # runs of each session, counted in the lists of images of https://github.com/nchang430/BOLD5000-Scripts
 _RUNS = {
     "CSI1": (10, 10, 10, 9, 10, 9, 10, 9, 9, 10, 9, 9, 9, 9, 10),
@@ -70,14 +73,16 @@ def load_bold5000(
     folder
         The folder with ``CSI1_imgnames.txt`` and, for ROIs by name,
         ``CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_LHPPA.npy`` and so on, there, in ``py`` or in
-        ``BOLD5000_GLMsingle_ROI_betas/py``; for a mask, ``CSI1_GLMbetas-..._ses-01.nii.gz`` and so on.
+        ``BOLD5000_GLMsingle_ROI_betas/py``; for a mask, ``CSI1_GLMbetas-..._ses-01.nii.gz`` and so on. The
+        list of images may also be in its place in ``BOLD5000_Stimuli``.
     subject
         1 to 4, or "CSI1" to "CSI4".
     roi
         A ROI of a hemisphere ("LHPPA"), of both ("PPA"), or several of them; a mapping joins them under other
-        names. Or a mask or atlas in the space of the betas, as in `neurordl.read_patterns`; "brain" is
-        ``CSI1_brainmask.nii.gz``, which users found not to lie exactly on the betas: voxels without values
-        are dropped.
+        names. LOC and RSC have these names also where a file writes LO or RRSC. "brain" is all voxels that
+        have a value in the first trial. Or a mask or atlas on the grid of the betas, as in
+        `neurordl.read_patterns`. It is not resampled, and ``CSI1_brainmask.nii.gz`` is not used: users found
+        that the affine of the betas is not true, and that masks do not lie on them.
     sessions, standardize, cache
         As in `load_nsd`; there are 15 sessions, and 9 of CSI4.
     betas
@@ -94,12 +99,14 @@ def load_bold5000(
     Warns
     -----
     UserWarning
-        CSI4 has fewer sessions; voxels with NaN, or constant ones in a session, were dropped.
+        CSI4 has fewer sessions; a ROI of both hemispheres is in one only; voxels with NaN, or constant ones
+        in a session, were dropped.
 
     Raises
     ------
     NeurordlError
-        A file is missing, damaged, or does not fit the others, or a ROI is unknown.
+        A file is missing, damaged, or does not fit the others, a mask is on another grid than the betas, or
+        a ROI is unknown.
 
     Examples
     --------
@@ -122,10 +129,11 @@ def load_bold5000(
     rows, chosen = _rows(layout, name, numbers)
     base = f"{name}_GLMbetas-{betas}"
     record: dict[str, object] = {"data_set": "BOLD5000", "betas": betas}
-    if roi == BRAIN or is_image(roi):
-        files = [layout.need(f"{base}_ses-{number:02d}.nii.gz") for number in numbers]
+    of_brain = isinstance(roi, str) and roi == BRAIN
+    if of_brain or is_image(roi):
+        files = files_of_sessions(layout, [f"{base}_ses-{{:02d}}.nii.gz"], numbers)
         grid, _ = load_image(files[0], "image of betas")
-        image = layout.need(f"{name}_brainmask.nii.gz") if roi == BRAIN else roi
+        image = _voxels_with_values(grid, files[0]) if of_brain else _aligned(roi, grid)
         inside, channels, space_record = channels_of_volume(image, lambda _: {}, grid)
         record |= space_record
         blocks = blocks_of_sessions(rows, files, lambda path, count: values_of_volumes(path, inside, count))
@@ -145,9 +153,29 @@ def load_bold5000(
     return Part(name, rows, channels, blocks, files, record).read(standardize, cache)
 
 
+def _voxels_with_values(betas: nib.Nifti1Image, path: Path) -> nib.Nifti1Image:
+    """The mask of the voxels that have a value in the first trial; the published masks do not fit them."""
+    with damage_named(path, "download it again"):
+        values = np.asanyarray(betas.dataobj[..., 0])
+    return nib.Nifti1Image((np.isfinite(values) & (values != 0)).astype(np.uint8), betas.affine)
+
+
+def _aligned(roi: Any, betas: nib.Nifti1Image) -> Any:
+    """A mask or an atlas on the grid of the betas: it is not resampled, because their affine is not true."""
+    image, name = load_image(roi.image if isinstance(roi, Regions) else roi, "mask")
+    if not same_grid(image, betas):
+        raise NeurordlError(
+            f"the mask {name} is on another grid ({describe_grid(image)}) than the betas "
+            f"({describe_grid(betas)}), whose headers do not say where in the head their voxels lie; lay it "
+            "on an image of the betas, and save it with the affine of that image"
+        )
+    return roi
+
+
 def _rows(layout: Layout, name: str, sessions: Sequence[int]) -> tuple[pd.DataFrame, Values]:
     """Rows of the trials of some sessions, and which of all trials these are."""
-    path, runs = layout.need(f"{name}_imgnames.txt"), np.array(_RUNS[name])
+    listing, runs = f"{name}_imgnames.txt", np.array(_RUNS[name])
+    path = layout.need(listing, f"BOLD5000_Stimuli/Stimuli_Presentation_Lists/{name}/{listing}")
     names = read_text(path).split()
     if len(names) != runs.sum() * _TRIALS:
         trials = f"{name} has {runs.sum()} runs of {_TRIALS} trials"
@@ -168,6 +196,7 @@ def _arrays(layout: Layout, prefix: str, name: str) -> dict[str, TrialArray]:
         for place in places
         for path in sorted((layout.folder / place).glob(f"{prefix}[LR]H*.npy"))
     }
+    paths = {label[:2] + _SPELLINGS.get(label[2:], label[2:]): path for label, path in paths.items()}
     if not paths:
         layout.need(f"{places[-1]}{prefix}LHPPA.npy")
     arrays = {label: open_trials(path) for label, path in paths.items()}
@@ -188,6 +217,8 @@ def _region(name: str, arrays: Mapping[str, TrialArray], wanted: str) -> dict[st
     if not labels:
         names = listed([*sorted({label[2:] for label in arrays}), *arrays, BRAIN], most=30)
         raise NeurordlError(f"roi=: {wanted!r} is no ROI of {name}; it has {names}")
+    if len(labels) == 1 and wanted not in labels:
+        notify(f"{name} has {wanted} in one hemisphere only, as {labels[0]}")
     return {
         wanted: np.concatenate([np.full(array.shape[1], label in labels) for label, array in arrays.items()])
     }

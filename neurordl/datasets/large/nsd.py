@@ -23,13 +23,15 @@ from neurordl.datasets.large.reading import (
     Values,
     blocks_of_sessions,
     channels_of_volume,
+    files_of_sessions,
     name_of_subject,
     numbers_of_sessions,
     row_blocks,
     trial_rows,
     values_of_volumes,
+    wanted_ids,
 )
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.ids import match_ids
 from neurordl.io import damage_named, read_text
 from neurordl.patterns.images import load_image
@@ -130,8 +132,8 @@ def load_nsd(
     roi
         The name of a file of ROIs ("nsdgeneral", "floc-faces": all ROIs in it), of a ROI ("FFA-1"; if several
         files have it, "floc-faces/FFA-1"), "brain" for the brain mask, or several of them. A mapping joins
-        them under other names: ``{"V1": ("V1v", "V1d")}``. It can also be a mask or atlas in the space of the
-        betas, as in `neurordl.read_patterns`.
+        them under other names: ``{"V1": ("prf-visualrois/V1v", "prf-visualrois/V1d")}``, as Kastner2015 has
+        a V1v, too. It can also be a mask or atlas in the space of the betas, as in `neurordl.read_patterns`.
     sessions
         The sessions to read, such as ``range(1, 11)``; by default all that the subject completed.
     standardize
@@ -147,18 +149,19 @@ def load_nsd(
     -------
     Dataset
         (trials, voxels), with the observation descriptors ``stimulus`` (the image's number in 73,000 from 0,
-        as "nsd-02950"), ``session``, ``run`` and ``repeat`` (1 for the first time that the image was shown),
-        the channel descriptors ``x``, ``y``, ``z`` and ``roi``, and ``subject``.
+        as "nsd-02950"), ``session``, ``run`` and ``repeat`` (1 for the first trial of an image among those
+        that are read), the channel descriptors ``x``, ``y``, ``z`` and ``roi``, and ``subject``.
 
     Warns
     -----
     UserWarning
-        The subject has fewer than 40 sessions, or voxels without data in a session were dropped.
+        The subject has fewer than 40 sessions, the names of ROIs in a file are not known, or voxels without
+        data in a session were dropped.
 
     Raises
     ------
     NeurordlError
-        A file is missing, damaged or of another shape, or a ROI is unknown, ambiguous or empty.
+        A file is missing, damaged, or of another shape or type, or a ROI is unknown, ambiguous or empty.
 
     Examples
     --------
@@ -201,14 +204,18 @@ def load_nsd(
     numbers = numbers_of_sessions(sessions, name, _SESSIONS[number - 1], 40)
     rows = _rows(layout, number, numbers)
     base = f"nsddata_betas/ppdata/{name}/func1pt8mm/{betas}/betas_session"
-    files = [layout.need(f"{base}{k:02d}.hdf5", f"{base}{k:02d}.nii.gz") for k in numbers]
+    files = files_of_sessions(layout, [f"{base}{{:02d}}.hdf5", f"{base}{{:02d}}.nii.gz"], numbers)
     space = f"nsddata/ppdata/{name}/func1pt8mm"
     grid_file = layout.need(f"{space}/brainmask.nii.gz", f"{space}/roi/nsdgeneral.nii.gz")
     grid, _ = load_image(grid_file, "mask")
     inside, channels, space_record = channels_of_volume(roi, lambda text: _regions(layout, name, text), grid)
 
     def read(path: Path, n_trials: int) -> Values:
-        return values_of_volumes(path, inside, n_trials).astype(np.float32) / _SCALE
+        values = values_of_volumes(path, inside, n_trials)
+        if values.dtype != np.int16:
+            problem = f"{path} holds {values.dtype}, expected int16: percent signal change times {_SCALE}"
+            raise NeurordlError(f"{problem}; take the file as it was published")
+        return values.astype(np.float32) / _SCALE
 
     blocks = blocks_of_sessions(rows, files, read)
     record = {"data_set": "NSD", "betas": betas, "space": "func1pt8mm", **space_record}
@@ -249,28 +256,48 @@ def _regions(layout: Layout, subject: str, name: str) -> dict[str, Bools]:
     space = f"nsddata/ppdata/{subject}/func1pt8mm"
     if name == BRAIN:
         return {name: _labels_in(layout.need(f"{space}/brainmask.nii.gz")) > 0}
-    folder = layout.need(f"{space}/roi")
-    groups = sorted(path.name.removesuffix(".nii.gz") for path in folder.glob("*.nii.gz"))
-    group, _, label = name.partition("/")
-    if name not in groups and not label:
-        having = [entry for entry in groups if name in _labels(layout, subject, entry).values()]
-        both = [entry for entry in having if not entry.startswith(("lh.", "rh."))]
-        if len(both) != 1:
-            many = f"is in {listed(both)}: write '{both[0]}/{name}'" if both else "is no ROI"
-            known = {part for entry in groups for part in _labels(layout, subject, entry).values()}
-            problem = f"roi=: {name!r} {many}" if both else f"roi=: {name!r} is no ROI of {subject}"
-            names = listed([*groups, *sorted(known)], most=60)
-            raise NeurordlError(problem if both else f"{problem}; it has {names}, and 'brain'")
-        group, label = both[0], name
-    data, labels = _labels_in(layout.need(f"{space}/roi/{group}.nii.gz")), _labels(layout, subject, group)
+    group, label = _group_and_label(layout, subject, layout.need(f"{space}/roi"), name)
+    path, labels = layout.need(f"{space}/roi/{group}.nii.gz"), _labels(layout, subject, group)
+    data = _labels_in(path)
+    if label and not labels:
+        raise NeurordlError(f"roi={name!r}: {group} has no names of labels; write {group!r}")
     if label:
         check_choice("roi", label, list(labels.values()))
         labels = {number: text for number, text in labels.items() if text == label}
-    regions = {text: data == number for number, text in labels.items()} if labels else {group: data > 0}
+    if not labels and (count := len(np.unique(data[data > 0]))) > 1:
+        notify(
+            f"{path} has {count} ROIs, but {group}.mgz.ctab with their names is missing; they are read as one"
+        )
+    nameless = sorted(set(np.unique(data[data > 0]).tolist()) - set(labels))
+    if labels and nameless and not label:
+        count = np.isin(data, nameless).sum()
+        notify(f"{group}: {count} voxels with labels that have no name, {listed(nameless)}, are left out")
+    regions = {text: np.zeros(data.shape, dtype=bool) for text in labels.values()} or {group: data > 0}
+    for number, text in labels.items():
+        regions[text] |= data == number
     regions = {text: inside for text, inside in regions.items() if inside.any()}
     if not regions:
         raise NeurordlError(f"roi=: {subject} has no voxel in {name!r}; choose another ROI")
     return regions
+
+
+def _group_and_label(layout: Layout, subject: str, folder: Path, name: str) -> tuple[str, str]:
+    """The file of ROIs that a published name means, and the ROI in it, or "" for all."""
+    groups = sorted(path.name.removesuffix(".nii.gz") for path in folder.glob("*.nii.gz"))
+    group, _, label = name.partition("/")
+    if name in groups or label:
+        return group, label
+    labels = {entry: list(_labels(layout, subject, entry).values()) for entry in groups}
+    having = [entry for entry in groups if name in labels[entry]]
+    # files of a hemisphere count only where there is none of both
+    having = [entry for entry in having if not entry.startswith(("lh.", "rh."))] or having
+    if not having:
+        names = listed([*groups, *sorted({text for texts in labels.values() for text in texts})], most=60)
+        raise NeurordlError(f"roi=: {name!r} is no ROI of {subject}; it has {names}, and 'brain'")
+    if len(having) > 1:
+        choices = listed([f"{entry}/{name}" for entry in having], most=9, quote=True, separator=" or ")
+        raise NeurordlError(f"roi=: {name!r} is in {listed(having, most=9)}: write {choices}")
+    return having[0], name
 
 
 def _labels_in(path: Path) -> Values:
@@ -322,7 +349,7 @@ def load_nsd_stimuli(folder: Folder, ids: Iterable[str] | None = None, **preproc
         if not is_brick or len(brick) > _IMAGES:
             raise ValueError(f"imgBrick should be ({_IMAGES} images, height, width, 3) of bytes")
         known = [_id(number) for number in range(len(brick))]
-        wanted = known if ids is None else list(dict.fromkeys(map(str, ids)))
+        wanted = wanted_ids(ids, known)
         numbers = match_ids(wanted, known, names=("ids=", f"images in {path}"))
         pixels: torch.Tensor | None = None
         for rows in row_blocks(len(wanted), math.prod(brick.shape[1:]), brick.dtype.itemsize):
@@ -331,5 +358,5 @@ def load_nsd_stimuli(folder: Folder, ids: Iterable[str] | None = None, **preproc
             if pixels is None:  # so that the images are never in memory twice
                 pixels = part.new_empty((len(wanted), *part.shape[1:]))
             pixels[rows] = part
-    assert pixels is not None  # match_ids refuses an empty list
+    assert pixels is not None  # no list of ids is empty
     return StimulusSet(tuple(wanted), pixels, prepared, source=str(path))

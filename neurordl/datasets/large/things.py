@@ -62,7 +62,7 @@ def load_things(
     Parameters
     ----------
     folder
-        The folder with ``betas_csv``, or that folder. It needs ``sub-01_ResponseData.h5``,
+        The folder with ``betas_csv``, or the folder with its files. It needs ``sub-01_ResponseData.h5``,
         ``sub-01_StimulusMetadata.csv`` and ``sub-01_VoxelMetadata.csv`` of the subject.
     subject
         1 to 3, or "sub-01" to "sub-03".
@@ -103,9 +103,9 @@ def load_things(
     ...     place.mkdir()
     ...     trials = pd.DataFrame({"trial_type": ["train", "test", "train"], "session": 1, "run": [1, 1, 2]})
     ...     trials["stimulus"] = ["dog_12s.jpg", "mango_12s.jpg", "dog_12s.jpg"]
-    ...     trials["concept"] = ["dog", "mango", "dog"]
+    ...     trials["trial_id"] = range(3)
     ...     trials.to_csv(place / "sub-01_StimulusMetadata.csv", index=False)
-    ...     voxels = pd.DataFrame({f"voxel_{axis}": np.arange(4) for axis in "xyz"})
+    ...     voxels = pd.DataFrame({f"voxel_{name}": np.arange(4) for name in ("id", "x", "y", "z")})
     ...     voxels.assign(V1=[0, 1, 1, 0]).to_csv(place / "sub-01_VoxelMetadata.csv", index=False)
     ...     with h5py.File(place / "sub-01_ResponseData.h5", "w") as file:
     ...         file["ResponseData/block0_values"] = np.random.default_rng(0).normal(size=(4, 3))
@@ -114,21 +114,26 @@ def load_things(
     ((3, 2), ['dog_12s', 'mango_12s', 'dog_12s'])
     """
     root = check_path("folder", folder)
-    root = root if root.name == "betas_csv" else root / "betas_csv"
-    layout = Layout("THINGS-fMRI", root, _ACCESS)
+    layout = Layout("THINGS-fMRI", place if (place := root / "betas_csv").is_dir() else root, _ACCESS)
     name, _ = name_of_subject(subject, "sub-{:02d}", 3)
     numbers = numbers_of_sessions(sessions, name, _SESSIONS, _SESSIONS)
     paths = [layout.need(f"{name}_{part}") for part in ("StimulusMetadata.csv", "VoxelMetadata.csv")]
-    trials = _read_columns(paths[0], ["trial_type", "stimulus", "concept"], ["session", "run"])
+    trials = _read_columns(paths[0], ["trial_type", "stimulus"], ["session", "run", "trial_id"])
+    if (trials["trial_id"] != np.arange(len(trials))).any():
+        raise NeurordlError(f"{paths[0]} is not in the order of trial_id, from 0; download it again")
     path = layout.need(f"{name}_ResponseData.h5")
-    responses = open_trials(path, _values(path, len(trials))).values
-    mask = named_channels(roi, lambda text: _region(paths[1], text))
-    if responses.shape[0] != len(mask.inside):
-        problem = f"{path} has {responses.shape[0]} voxels, and {paths[1].name} has {len(mask.inside)}"
+    array, responses_of = _frame(path, len(trials))
+    responses = open_trials(path, array).values
+    voxels = _read_columns(paths[1], (), ["voxel_id", *(f"voxel_{axis}" for axis in "xyz")])
+    if responses.shape[0] != len(voxels):
+        problem = f"{path} has {responses.shape[0]} voxels, and {paths[1].name} has {len(voxels)}"
         raise NeurordlError(f"{problem}; they are of different downloads")
+    if responses_of is not None and (responses_of != voxels["voxel_id"]).any():
+        problem = f"{path} and {paths[1].name} have other voxels, or others first, by their voxel_id"
+        raise NeurordlError(f"{problem}; download them again")
+    mask = named_channels(roi, lambda text: _region(paths[1], text))
     places = np.flatnonzero(mask.inside)
-    axes = _read_columns(paths[1], (), [f"voxel_{axis}" for axis in "xyz"])
-    channels = pd.DataFrame({axis: axes[f"voxel_{axis}"].to_numpy()[places] for axis in "xyz"})
+    channels = pd.DataFrame({axis: voxels[f"voxel_{axis}"].to_numpy()[places] for axis in "xyz"})
     channels = channels.assign(roi=mask.roi)
     chosen = np.flatnonzero(trials["session"].isin(numbers))
     if missing := sorted(set(numbers) - set(trials["session"])):
@@ -136,7 +141,8 @@ def load_things(
     trials = trials.iloc[chosen].reset_index(drop=True)
     stimuli = [Path(str(file)).stem for file in trials["stimulus"]]
     rows = trial_rows(stimuli, trials["session"].tolist(), trials["run"].tolist())
-    rows = rows.assign(concept=trials["concept"], trial_type=trials["trial_type"])
+    concepts = [stimulus.rpartition("_")[0] for stimulus in stimuli]  # a column that older releases lack
+    rows = rows.assign(concept=concepts, trial_type=trials["trial_type"])
 
     def read(columns: slice) -> Values:
         with damage_named(path, "download it again"):
@@ -147,26 +153,31 @@ def load_things(
     return Part(name, rows, channels, blocks, [path], {"data_set": "THINGS-fMRI"}).read(standardize, cache)
 
 
-def _values(path: Path, n_trials: int) -> str:
-    """The array (voxels, trials) in a frame that pandas wrote; its names of columns are pickles, unread."""
+def _frame(path: Path, n_trials: int) -> tuple[str, Values | None]:
+    """The array (voxels, trials) in a frame that pandas wrote, and the voxel_id of its rows.
+
+    Names of the trials are pickles, and stay unread.
+    """
     with damage_named(path, "download it again"), h5py.File(path) as file:
-        arrays = [
-            item.name.removeprefix("/")
-            for group in file.values()
-            if isinstance(group, h5py.Group)
-            for key, item in group.items()
-            if re.fullmatch(r"block\d+_values", key)
-            and isinstance(item, h5py.Dataset)
-            and item.ndim == 2
-            and item.dtype.kind == "f"
-            and item.shape[1] == n_trials
+        frames = [group for group in file.values() if isinstance(group, h5py.Group)]
+        blocks = [
+            (item, frame.get(key.replace("values", "items")))
+            for frame in frames
+            for key, item in frame.items()
+            if re.fullmatch(r"block\d+_values", key) and isinstance(item, h5py.Dataset) and item.ndim == 2
+        ]
+        arrays = [item.name for item, _ in blocks if item.dtype.kind == "f" and item.shape[1] == n_trials]
+        ids = [
+            item[:, 0]
+            for item, names in blocks
+            if isinstance(names, h5py.Dataset) and names.dtype.kind == "S" and list(names) == [b"voxel_id"]
         ]
     if len(arrays) != 1:
         raise NeurordlError(
             f"{path} has {len(arrays)} arrays of (voxels, {n_trials} trials), expected one in a frame that "
             "pandas wrote in its fixed format; download it again"
         )
-    return str(arrays[0])
+    return str(arrays[0]).removeprefix("/"), ids[0] if ids else None
 
 
 def _read_columns(path: Path, columns: Sequence[str], numbers: Sequence[str] = ()) -> pd.DataFrame:

@@ -52,21 +52,76 @@ def test_equals_an_independent_reading(bold5000: Path, tmp_path: Path) -> None:
     assert list(some.obs_descriptors["stimulus"]) == np.array(ids)[part].tolist()
 
     brain = load_bold5000(bold5000, 4, "brain", sessions=[2, 3], standardize=True)
-    mask = nib.load(bold5000 / "CSI4_brainmask.nii.gz").get_fdata() > 0
-    for session in (2, 3):
-        image = nib.load(bold5000 / f"CSI4_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_ses-{session:02d}.nii.gz")
+    images = {
+        session: nib.load(bold5000 / f"CSI4_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_ses-{session:02d}.nii.gz")
+        for session in (2, 3)
+    }
+    mask = np.isfinite(images[2].get_fdata()).all(axis=3)
+    for session, image in images.items():
         expected = scipy.stats.zscore(image.get_fdata()[mask].T, axis=0)
         part = brain.measurements[np.array(brain.obs_descriptors["session"]) == f"ses-{session:02d}"]
         np.testing.assert_allclose(part, expected, rtol=1e-4, atol=1e-5)
     places = np.stack([brain.channel_descriptors[axis] for axis in "xyz"], axis=1)
     np.testing.assert_array_equal(places, np.argwhere(mask))
-    by_mask = load_bold5000(bold5000, 4, bold5000 / "CSI4_brainmask.nii.gz", sessions=[2])
-    assert by_mask.measurements.shape == (333, mask.sum())
+    atlas = np.where(mask, 1 + np.arange(mask.size).reshape(mask.shape) % 2, 0).astype(np.uint8)
+    nib.save(nib.Nifti1Image(atlas, images[2].affine), tmp_path / "atlas.nii.gz")
+    by_atlas = load_bold5000(
+        bold5000,
+        4,
+        nrl.Regions(tmp_path / "atlas.nii.gz", labels={1: "odd", 2: "even"}, rois="even"),
+        sessions=[2],
+    )
+    np.testing.assert_array_equal(
+        by_atlas.measurements, images[2].get_fdata()[atlas == 2].T.astype(np.float32)
+    )
+
+
+def test_a_mask_with_a_true_affine_is_not_laid_on_betas_without(bold5000: Path) -> None:
+    path = bold5000 / "CSI4_brainmask.nii.gz"
+    for mask in (path, str(path), nib.load(path), nrl.Regions(path)):
+        with pytest.raises(NeurordlError, match=r"the mask .* is on another grid .* do not say where"):
+            load_bold5000(bold5000, 4, mask, sessions=[2])
+
+
+@pytest.mark.filterwarnings("ignore:CSI4 completed 9 of 15")
+def test_rois_have_the_same_name_in_all_subjects(bold5000: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bold5000, tmp_path / "copy")
+    expected = load_bold5000(folder, 4, "LOC").measurements
+    for path in folder.rglob("*.npy"):  # as the files of CSI2 and CSI3
+        path.rename(path.with_name(path.name.replace("HLOC.", "HLO.").replace("RHPPA.", "RHRRSC.")))
+    patterns = load_bold5000(folder, 4, "LOC")
+    np.testing.assert_array_equal(patterns.measurements, expected)
+    assert set(patterns.channel_descriptors["roi"]) == {"LOC"}
+    with pytest.warns(UserWarning, match="CSI4 has RSC in one hemisphere only, as RHRSC"):
+        assert load_bold5000(folder, 4, "RSC").measurements.shape == (3108, 3)
+
+
+@pytest.mark.filterwarnings("ignore:CSI4 completed 9 of 15")
+def test_list_of_images_in_the_folder_of_the_images(bold5000: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(bold5000, tmp_path / "copy")
+    expected = load_bold5000(folder, 4, "PPA").obs_descriptors
+    place = folder / "BOLD5000_Stimuli" / "Stimuli_Presentation_Lists" / "CSI4"
+    place.mkdir(parents=True)
+    (folder / "CSI4_imgnames.txt").rename(place / "CSI4_imgnames.txt")
+    assert load_bold5000(folder, 4, "PPA").obs_descriptors == expected
 
 
 def test_says_how_many_sessions(bold5000: Path) -> None:
     with pytest.warns(UserWarning, match="CSI4 completed 9 of 15 sessions"):
         load_bold5000(bold5000, 4, "LHPPA")
+
+
+def test_a_part_of_the_sessions_was_downloaded(bold5000: Path) -> None:
+    with (
+        pytest.warns(UserWarning, match="completed 9"),
+        pytest.raises(NeurordlError, match=r"which has 3 of 9 sessions; .* pass sessions=\[1, 2, 3\]"),
+    ):
+        load_bold5000(bold5000, 4, "brain")
+
+
+def test_a_roi_that_is_an_array(bold5000: Path) -> None:
+    with pytest.raises(NeurordlError, match="roi= is or has a ndarray"):
+        load_bold5000(bold5000, 4, np.ones((5, 4, 6)), sessions=[1])  # type: ignore[arg-type]
 
 
 def test_images_and_teacher(bold5000: Path) -> None:

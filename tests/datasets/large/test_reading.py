@@ -13,6 +13,7 @@ import scipy.io
 
 from neurordl.datasets import find_dataset, load_nsd
 from neurordl.errors import NeurordlError
+from tests.datasets import miniatures
 
 
 def test_cache_is_a_memory_map_and_is_never_stale(nsd: Path, tmp_path: Path) -> None:
@@ -62,6 +63,25 @@ def test_standardized_sessions(nsd: Path) -> None:
     for part in (slice(0, 12), slice(12, 24)):
         expected = scipy.stats.zscore(raw[part], axis=0)
         np.testing.assert_allclose(patterns[part], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_session_of_one_trial_is_not_standardized(tmp_path: Path) -> None:
+    folder = miniatures.nsd(tmp_path, sessions=1)
+    (path,) = folder.rglob("nsd_expdesign.mat")
+    design = {key: value for key, value in scipy.io.loadmat(path).items() if key[0] != "_"}
+    pattern = np.zeros((40, 1, 12))
+    pattern[0, 0, 0] = 1
+    pattern[1:, 0, :] = 1
+    design["masterordering"] = design["masterordering"][:, : int(pattern.sum())]
+    scipy.io.savemat(path, design | {"stimpattern": pattern})
+    (path,) = folder.rglob("betas_session01.hdf5")
+    with h5py.File(path, "r+") as file:
+        values = file["betas"][:1]
+        del file["betas"]
+        file["betas"] = values
+    assert load_nsd(folder, 1, sessions=[1]).measurements.shape[0] == 1
+    with pytest.raises(NeurordlError, match="no channel is left"):
+        load_nsd(folder, 1, sessions=[1], standardize=True)
 
 
 def test_registry_sends_to_the_loaders() -> None:

@@ -69,6 +69,30 @@ def test_equals_an_independent_reading(things: Path, tmp_path: Path) -> None:
     )
 
 
+def test_release_without_concepts_in_a_folder_of_another_name(things: Path, tmp_path: Path) -> None:
+    expected = load_things(things, 3, "V1")
+    folder = shutil.copytree(things / "betas_csv", tmp_path / "tables")
+    path = folder / "sub-03_StimulusMetadata.csv"
+    pd.read_csv(path).drop(columns="concept").to_csv(path, index=False)
+    patterns = load_things(folder, 3, "V1")
+    assert patterns.obs_descriptors == expected.obs_descriptors
+    np.testing.assert_array_equal(patterns.measurements, expected.measurements)
+
+
+def test_tables_in_another_order_than_the_responses(things: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(things, tmp_path / "copy")
+    path = folder / "betas_csv" / "sub-03_VoxelMetadata.csv"
+    table = pd.read_csv(path)
+    table.sort_values("nc_testset").to_csv(path, index=False)
+    with pytest.raises(NeurordlError, match="have other voxels, or others first, by their voxel_id"):
+        load_things(folder, 3, "V1")
+    path.write_bytes((things / "betas_csv" / path.name).read_bytes())
+    path = folder / "betas_csv" / "sub-03_StimulusMetadata.csv"
+    pd.read_csv(path).sort_values("stimulus").to_csv(path, index=False)
+    with pytest.raises(NeurordlError, match=r"StimulusMetadata\.csv is not in the order of trial_id"):
+        load_things(folder, 3, "V1")
+
+
 def test_in_several_blocks(things: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = load_things(things, 3, "brain").measurements
     monkeypatch.setattr("neurordl.datasets.large.reading._AT_ONCE", 7 * 120 * 8)
