@@ -184,8 +184,8 @@ def _check_sources(places: Sequence[Path]) -> None:
 
 def _person(place: Path) -> str | None:
     """The person whom the last name of a path with the entity ``sub`` is of."""
-    found = re.findall(r"(?<![A-Za-z0-9])sub-([A-Za-z0-9]+)", str(place.absolute()))
-    return f"sub-{found[-1]}" if found else None
+    names = re.findall(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+", str(place.absolute()))
+    return str(names[-1]) if names else None
 
 
 def _with_runs(tables: Sequence[pd.DataFrame], places: Sequence[Path]) -> pd.DataFrame:
