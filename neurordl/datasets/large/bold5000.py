@@ -128,10 +128,11 @@ def load_bold5000(
     rows, chosen = _rows(layout, name, numbers)
     base = f"{name}_GLMbetas-{betas}"
     record: dict[str, object] = {"data_set": "BOLD5000", "betas": betas}
-    if roi == BRAIN or is_image(roi):
+    is_brain = isinstance(roi, str) and roi == BRAIN
+    if is_brain or is_image(roi):
         files = [layout.need(f"{base}_ses-{number:02d}.nii.gz") for number in numbers]
         grid, _ = load_image(files[0], "image of betas")
-        image = _voxels_with_values(grid, files[0]) if roi == BRAIN else _aligned(roi, grid)
+        image = _voxels_with_values(grid, files[0]) if is_brain else _aligned(roi, grid)
         inside, channels, space_record = channels_of_volume(image, lambda _: {}, grid)
         record |= space_record
         blocks = blocks_of_sessions(rows, files, lambda path, count: values_of_volumes(path, inside, count))
@@ -223,7 +224,7 @@ def _region(name: str, arrays: Mapping[str, TrialArray], wanted: str) -> dict[st
 
 
 def load_bold5000_stimuli(
-    folder: Folder, ids: Iterable[str] | None = None, **preprocessing: Any
+    folder: Folder, ids: str | Iterable[str] | None = None, **preprocessing: Any
 ) -> StimulusSet:
     """Load images of BOLD5000 by their ids: scenes, and images of COCO and ImageNet.
 

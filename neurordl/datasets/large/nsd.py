@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 import torch
@@ -23,6 +22,7 @@ from neurordl.datasets.large.reading import (
     Values,
     blocks_of_sessions,
     channels_of_volume,
+    find_images,
     name_of_subject,
     numbers_of_sessions,
     row_blocks,
@@ -30,12 +30,12 @@ from neurordl.datasets.large.reading import (
     values_of_volumes,
 )
 from neurordl.errors import NeurordlError, notify
-from neurordl.ids import match_ids
 from neurordl.io import damage_named, read_text
 from neurordl.patterns.images import load_image
+from neurordl.patterns.trials import open_trials
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.preprocessing import array_pixels
-from neurordl.validate import check_choice, check_path, listed
+from neurordl.validate import check_choice, check_path, counted, listed
 
 _ACCESS = "Register at https://naturalscenesdataset.org and agree to its terms to download it"
 _SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)  # that subjects 1 to 8 completed, of 40
@@ -257,13 +257,15 @@ def _regions(layout: Layout, subject: str, name: str) -> dict[str, Bools]:
     group, label = _group_and_label(layout, subject, layout.need(f"{space}/roi"), name)
     path, labels = layout.need(f"{space}/roi/{group}.nii.gz"), _labels(layout, subject, group)
     data = _labels_in(path)
+    if label and not labels:
+        raise NeurordlError(f"roi=: the names of the ROIs in {path} are not known; write {group!r}")
+    unnamed = len(np.setdiff1d(data[data > 0], list(labels)))
+    if not label and unnamed > (0 if labels else 1):
+        use = "left out" if labels else "read as one"
+        notify(f"{path} has {counted(unnamed, 'ROI')} that {group}.mgz.ctab does not name: {use}")
     if label:
-        check_choice("roi", label, list(labels.values()))
+        check_choice("roi", label, list(labels.values()), f"as in {path}")
         labels = {number: text for number, text in labels.items() if text == label}
-    if not labels and (count := len(np.unique(data[data > 0]))) > 1:
-        notify(
-            f"{path} has {count} ROIs, but {group}.mgz.ctab with their names is missing; they are read as one"
-        )
     regions = {text: np.zeros(data.shape, dtype=bool) for text in labels.values()} or {group: data > 0}
     for number, text in labels.items():
         regions[text] |= data == number
@@ -298,7 +300,9 @@ def _labels_in(path: Path) -> Values:
         return np.asanyarray(image.dataobj)
 
 
-def load_nsd_stimuli(folder: Folder, ids: Iterable[str] | None = None, **preprocessing: Any) -> StimulusSet:
+def load_nsd_stimuli(
+    folder: Folder, ids: str | Iterable[str] | None = None, **preprocessing: Any
+) -> StimulusSet:
     """Load images of NSD by their ids, from ``nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5``.
 
     Images are read and resized in blocks: with ``size=64``, 10,000 images take 123 MB; without a size they
@@ -335,20 +339,18 @@ def load_nsd_stimuli(folder: Folder, ids: Iterable[str] | None = None, **preproc
     ('nsd-00003', 'nsd-00001')
     """
     path = _layout(folder).need("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5")
-    with damage_named(path, "download it again"), h5py.File(path) as file:
-        brick = file["imgBrick"]
-        is_brick = isinstance(brick, h5py.Dataset) and brick.ndim == 4 and brick.dtype == np.uint8
-        if not is_brick or len(brick) > _IMAGES:
-            raise ValueError(f"imgBrick should be ({_IMAGES} images, height, width, 3) of bytes")
-        known = [_id(number) for number in range(len(brick))]
-        wanted = known if ids is None else list(dict.fromkeys(map(str, ids)))
-        numbers = match_ids(wanted, known, names=("ids=", f"images in {path}"))
-        pixels: torch.Tensor | None = None
-        for rows in row_blocks(len(wanted), math.prod(brick.shape[1:]), brick.dtype.itemsize):
-            images = np.stack([brick[int(number)] for number in numbers.index[rows]])
-            part, prepared = array_pixels(images, preprocessing)
-            if pixels is None:  # so that the images are never in memory twice
-                pixels = part.new_empty((len(wanted), *part.shape[1:]))
-            pixels[rows] = part
+    brick = open_trials(path, "imgBrick").values
+    if brick.ndim != 4 or brick.dtype != np.uint8 or len(brick) > _IMAGES:
+        problem = f"{path}: imgBrick is {brick.dtype} of shape {brick.shape}"
+        raise NeurordlError(f"{problem}, expected ({_IMAGES}, height, width, 3) of uint8; download it again")
+    wanted, places = find_images(ids, [_id(number) for number in range(len(brick))], path)
+    pixels: torch.Tensor | None = None
+    for rows in row_blocks(len(wanted), math.prod(brick.shape[1:]), brick.dtype.itemsize):
+        with damage_named(path, "download it again"):
+            images = np.stack([brick[number] for number in places[rows].tolist()])
+        part, prepared = array_pixels(images, preprocessing)
+        if pixels is None:  # so that the images are never in memory twice
+            pixels = part.new_empty((len(wanted), *part.shape[1:]))
+        pixels[rows] = part
     assert pixels is not None  # match_ids refuses an empty list
     return StimulusSet(tuple(wanted), pixels, prepared, source=str(path))

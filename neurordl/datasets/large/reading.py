@@ -215,9 +215,12 @@ def numbers_of_sessions(sessions: Iterable[int] | None, name: str, count: int, p
         if count < planned:
             notify(f"{name} completed {count} of {planned} sessions, which are all read")
         return list(range(1, count + 1))
-    numbers = [int(number) for number in as_list(sessions, (int, np.integer), "sessions")]
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise NeurordlError(f"sessions= is {numbers}; give different numbers, such as range(1, 11)")
+    values = as_list(sessions, (int, np.integer, str), "sessions")
+    numbers = [int(number) for number in values if isinstance(number, int | np.integer)]
+    if not numbers or len(set(numbers)) < len(values):
+        raise NeurordlError(
+            f"sessions= is {values!r:.60}; give different whole numbers, such as range(1, 11)"
+        )
     if unknown := [number for number in numbers if not 1 <= number <= count]:
         raise NeurordlError(f"sessions= has {unknown[0]}, but {name} has the sessions 1 to {count}")
     return sorted(numbers)
@@ -233,10 +236,16 @@ def trial_rows(stimuli: Sequence[str], sessions: Sequence[int], runs: Sequence[i
 
 def named_channels(roi: Names | Mapping[str, Names], find: Callable[[str], dict[str, Bools]]) -> Mask:
     """The channels of ROIs by name, and the ROI of each; ``find`` gives the masks of a published name."""
-    groups = roi.items() if isinstance(roi, Mapping) else [(None, roi)]
+    groups = roi if isinstance(roi, Mapping) else {None: roi}
+    texts = {
+        name: as_list(parts, (str, type(None), int, os.PathLike), "roi") for name, parts in groups.items()
+    }
+    if strange := [text for parts in texts.values() for text in parts if not isinstance(text, str)]:
+        problem = f"roi= has {strange[0]!r:.60}, which is no name"
+        raise NeurordlError(f"{problem}; give names of ROIs, or where masks are read the path of an image")
     names, code = list[str](), None
-    for name, parts in groups:
-        for label, inside in (pair for part in as_list(parts, (str,), "roi") for pair in find(part).items()):
+    for name, parts in texts.items():
+        for label, inside in (pair for part in parts for pair in find(part).items()):
             called = label if name is None else str(name)
             names += [] if called in names else [called]
             number = names.index(called) + 1
@@ -335,18 +344,29 @@ def blocks_of_sessions(
     ]
 
 
+def find_images(
+    ids: str | Iterable[str] | None, known: Sequence[str], place: Path
+) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Each wanted id once, in the order of its first mention, and where it is among the known ones."""
+    wanted = list(known) if ids is None else list(dict.fromkeys(map(str, as_list(ids, (str,), "ids"))))
+    names = ("ids=", f"images in {place}")
+    return wanted, match_ids(wanted, known, names=names, remedy="download these images").index
+
+
 def read_stimuli(
-    images: Mapping[str, Path], ids: Iterable[str] | None, folder: Path, preprocessing: Mapping[str, Any]
+    images: Mapping[str, Path],
+    ids: str | Iterable[str] | None,
+    folder: Path,
+    preprocessing: Mapping[str, Any],
 ) -> StimulusSet:
-    """The images of some ids, each once, in the order of its first mention."""
-    wanted = list(images) if ids is None else list(dict.fromkeys(map(str, ids)))
-    match_ids(wanted, list(images), names=("ids=", f"images in {folder}"), remedy="download these images")
+    """The images of some ids."""
+    wanted, _ = find_images(ids, list(images), folder)
     table = pd.DataFrame({"id": wanted, "path": [str(images[name]) for name in wanted]})
     return replace(StimulusSet.from_table(table, **preprocessing), source=str(folder))
 
 
 def read_folder_of_stimuli(
-    layout: Layout, relative: str, ids: Iterable[str] | None, preprocessing: Mapping[str, Any]
+    layout: Layout, relative: str, ids: str | Iterable[str] | None, preprocessing: Mapping[str, Any]
 ) -> StimulusSet:
     """Images at their published place in a folder, or in the folder itself, if it holds images."""
     place = layout.folder / relative

@@ -155,8 +155,17 @@ def test_images_have_the_ids_of_the_trials(nsd: Path) -> None:
     design = scipy.io.loadmat(nsd / "nsddata" / "experiments" / "nsd" / "nsd_expdesign.mat")
     assert [int(name[4:]) + 1 for name in shared] == design["sharedix"].ravel().tolist()
     assert small.subset(shared).ids == shared
+    assert load_nsd_stimuli(nsd, shared[3], size=8).ids == (shared[3],)
     with pytest.raises(NeurordlError, match="nsd-00999"):
         load_nsd_stimuli(nsd, ["nsd-00001", "nsd-00999"])
+    for ids, options, message in (
+        ([], {}, "^the ids= have no ids"),
+        (3, {}, "^ids= is 3; expected one or several"),
+        ([3], {}, "^no id of the ids= is among"),
+        (shared, {"sise": 8}, "^preprocessing='sise'"),
+    ):  # the file is not to blame
+        with pytest.raises(NeurordlError, match=message):
+            load_nsd_stimuli(nsd, ids, **options)
 
 
 def test_teaches(nsd: Path, tmp_path: Path) -> None:
@@ -218,10 +227,17 @@ def test_two_people_of_nsd_share_some_images(nsd: Path, tmp_path: Path) -> None:
         ("", {"roi": "floc-faces/EBA"}, "EBA"),
         ("", {"roi": ["floc-faces", "nsdgeneral"]}, "channels are in .* a channel has one ROI"),
         ("", {"roi": []}, r"roi= is \[\]"),
+        ("", {"roi": ["nsdgeneral", 3]}, "roi= has 3, which is no name"),
+        ("", {"roi": None}, "roi= has None, which is no name"),
+        ("", {"roi": np.ones((5, 4, 6))}, "which is no name; give names of ROIs, or .* the path of an image"),
+        ("", {"roi": "nsdgeneral/V1"}, "names of the ROIs in .*nsdgeneral.nii.gz are not known; write"),
         ("", {"subject": 9}, "subject"),
         ("", {"subject": "01"}, "subject"),
         ("", {"sessions": [1, 41]}, "sessions= has 41, but subj01 has the sessions 1 to 40"),
-        ("", {"sessions": []}, "give different numbers"),
+        ("", {"sessions": []}, "give different whole numbers"),
+        ("", {"sessions": [1, 1]}, "give different whole numbers"),
+        ("", {"sessions": [1, 2.5]}, r"sessions= is \[1, 2.5\]; give different whole numbers"),
+        ("", {"sessions": "1"}, r"sessions= is \['1'\]; give different whole numbers"),
         ("", {"betas": "betas_assumehrf"}, "betas_assumehrf/betas_session01.hdf5 is not in"),
     ],
 )
@@ -253,9 +269,15 @@ def test_two_numbers_of_a_roi_and_numbers_without_names(nsd: Path, tmp_path: Pat
     np.testing.assert_allclose(load_nsd(folder, 1, "FFA-1", sessions=[1]).measurements, values, rtol=1e-6)
     rois = next(folder.rglob("floc-faces.nii.gz")).parent
     shutil.copy(rois / "prf-visualrois.nii.gz", rois / "thalamus.nii.gz")
-    with pytest.warns(UserWarning, match=r"thalamus.nii.gz has 7 ROIs, but thalamus.mgz.ctab .* is missing"):
+    with pytest.warns(
+        UserWarning, match=r"thalamus.nii.gz has 7 ROIs that thalamus.mgz.ctab does not name: read"
+    ):
         patterns = load_nsd(folder, 1, "thalamus", sessions=[1])
     assert set(patterns.channel_descriptors["roi"]) == {"thalamus"}
+    (table.parent / "thalamus.mgz.ctab").write_text("0 Unknown\n1 LGN\n2 SC\n")
+    with pytest.warns(UserWarning, match=r"has 5 ROIs that thalamus.mgz.ctab does not name: left out"):
+        patterns = load_nsd(folder, 1, "thalamus", sessions=[1])
+    assert set(patterns.channel_descriptors["roi"]) == {"LGN", "SC"}
 
 
 def test_files_of_another_type_or_space(nsd: Path, tmp_path: Path) -> None:
