@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import compress
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
@@ -514,6 +515,10 @@ def _open(images: Images, mask: Region, subject: str | None, session: Names, run
         raise NeurordlError(f"{pair}; give a mask that is a NIfTI image")
     else:
         scans, space = open_volumes(images, mask)
+    files_of = [image.values() if isinstance(image, Mapping) else [image] for image in images]
+    paths = [Path(file).resolve() for file in chain(*files_of) if isinstance(file, str | os.PathLike)]
+    if twice := [path for path, count in Counter(paths).items() if count > 1]:
+        raise NeurordlError(f"images= has {twice[0]} twice, whose noise is not independent; leave one out")
     files = [scan.file for scan in scans]
     entities = [recording(file) for file in files]
     if subject is None:
@@ -669,6 +674,7 @@ def find_bids(
     if lacking and subjects is None:
         counts = f"{len(lacking)} of {len(folders)} subjects in {base} have no image of this task and space"
         notify(f"{counts} and are left out: {listed(lacking)}")
+    sides = {parse_name(path)[0].get("hemi") for path in images} - {None}
     scanned = []
     for subject in chosen:
         files = [path for path in images if recording(path)["sub"] == subject]
@@ -680,6 +686,11 @@ def find_bids(
             recordings.setdefault("_".join(recording(path).values()), []).append(path)
         for of_run in recordings.values():
             _check_one_image(of_run)
+            if len(of_run) < len(sides):
+                raise NeurordlError(
+                    f"{of_run[0].name} has no image of the other hemisphere beside it, as others in {base} "
+                    f"have; complete sub-{subject}, or leave it out by subjects="
+                )
         events = [_bids_events(of_run[0], base, events_root) for of_run in recordings.values()]
         scanned.append(BidsSubject(f"sub-{subject}", files, events))
     return scanned

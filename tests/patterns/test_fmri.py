@@ -476,6 +476,18 @@ def test_bad_calls(study: Any, change: dict[str, Any], told: str) -> None:
         nrl.read_patterns(**{**call, **change})
 
 
+def test_an_image_twice_is_no_two_runs(study: Any) -> None:
+    """Crossnobis across them would be of one noise."""
+    first = study["images"][0]
+    told = rf"images= has .*{first.name} twice, whose noise is not independent; leave one out"
+    with pytest.raises(NeurordlError, match=told):
+        nrl.read_patterns([first, str(first)], None, study["events"][:2], runs=["a", "b"])
+    betas = study["folder"] / "beta.nii.gz"
+    nib.save(nib.load(first).slicer[..., 0], betas)
+    with pytest.raises(NeurordlError, match=r"images= has .*beta.nii.gz twice"):
+        nrl.read_betas([betas, betas], ["face", "house"])
+
+
 def test_several_subjects_are_refused(study: Any) -> None:
     other = study["folder"] / "sub-08_task-x_run-04_bold.nii.gz"
     other.write_bytes(study["images"][0].read_bytes())

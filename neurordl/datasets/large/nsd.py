@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,22 @@ from neurordl.datasets.large.reading import (
     Values,
     blocks_of_sessions,
     channels_of_volume,
-    find_images,
+    files_of_sessions,
     name_of_subject,
     numbers_of_sessions,
     row_blocks,
     trial_rows,
     values_of_volumes,
+    wanted_ids,
 )
 from neurordl.errors import NeurordlError, notify
+from neurordl.ids import match_ids
 from neurordl.io import damage_named, read_text
 from neurordl.patterns.images import load_image
 from neurordl.patterns.trials import open_trials
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.preprocessing import array_pixels
-from neurordl.validate import check_choice, check_path, counted, listed
+from neurordl.validate import check_choice, check_path, listed
 
 _ACCESS = "Register at https://naturalscenesdataset.org and agree to its terms to download it"
 _SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)  # that subjects 1 to 8 completed, of 40
@@ -202,7 +204,7 @@ def load_nsd(
     numbers = numbers_of_sessions(sessions, name, _SESSIONS[number - 1], 40)
     rows = _rows(layout, number, numbers)
     base = f"nsddata_betas/ppdata/{name}/func1pt8mm/{betas}/betas_session"
-    files = [layout.need(f"{base}{k:02d}.hdf5", f"{base}{k:02d}.nii.gz") for k in numbers]
+    files = files_of_sessions(layout, [f"{base}{{:02d}}.hdf5", f"{base}{{:02d}}.nii.gz"], numbers)
     space = f"nsddata/ppdata/{name}/func1pt8mm"
     grid_file = layout.need(f"{space}/brainmask.nii.gz", f"{space}/roi/nsdgeneral.nii.gz")
     grid, _ = load_image(grid_file, "mask")
@@ -258,12 +260,10 @@ def _regions(layout: Layout, subject: str, name: str) -> dict[str, Bools]:
     path, labels = layout.need(f"{space}/roi/{group}.nii.gz"), _labels(layout, subject, group)
     data = _labels_in(path)
     if label and not labels:
-        raise NeurordlError(f"roi=: the names of the ROIs in {path} are not known; write {group!r}")
-    unnamed = len(np.setdiff1d(data[data > 0], list(labels)))
-    if not label and unnamed > (0 if labels else 1):
-        use = "left out" if labels else "read as one"
-        notify(f"{path} has {counted(unnamed, 'ROI')} that {group}.mgz.ctab does not name: {use}")
-    if label:
+        raise NeurordlError(f"roi={name!r}: {group} has no names of labels; write {group!r}")
+    if not label:
+        _tell_unnamed(data, labels, group, path)
+    else:
         check_choice("roi", label, list(labels.values()), f"as in {path}")
         labels = {number: text for number, text in labels.items() if text == label}
     regions = {text: np.zeros(data.shape, dtype=bool) for text in labels.values()} or {group: data > 0}
@@ -273,6 +273,17 @@ def _regions(layout: Layout, subject: str, name: str) -> dict[str, Bools]:
     if not regions:
         raise NeurordlError(f"roi=: {subject} has no voxel in {name!r}; choose another ROI")
     return regions
+
+
+def _tell_unnamed(data: Values, labels: Mapping[int, str], group: str, path: Path) -> None:
+    """Give a notice of numbers in a file of ROIs that have no name; a mask has one number without a name."""
+    nameless = np.setdiff1d(data[data > 0], list(labels)).tolist()
+    if labels and nameless:
+        count = np.isin(data, nameless).sum()
+        notify(f"{group}: {count} voxels with labels that have no name, {listed(nameless)}, are left out")
+    elif len(nameless) > 1:
+        problem = f"{path} has {len(nameless)} ROIs, but {group}.mgz.ctab with their names is missing"
+        notify(f"{problem}; they are read as one")
 
 
 def _group_and_label(layout: Layout, subject: str, folder: Path, name: str) -> tuple[str, str]:
@@ -343,7 +354,9 @@ def load_nsd_stimuli(
     if brick.ndim != 4 or brick.dtype != np.uint8 or len(brick) > _IMAGES:
         problem = f"{path}: imgBrick is {brick.dtype} of shape {brick.shape}"
         raise NeurordlError(f"{problem}, expected ({_IMAGES}, height, width, 3) of uint8; download it again")
-    wanted, places = find_images(ids, [_id(number) for number in range(len(brick))], path)
+    known = [_id(number) for number in range(len(brick))]
+    wanted = wanted_ids(ids, known)
+    places = match_ids(wanted, known, names=("ids=", f"images in {path}")).index
     pixels: torch.Tensor | None = None
     for rows in row_blocks(len(wanted), math.prod(brick.shape[1:]), brick.dtype.itemsize):
         with damage_named(path, "download it again"):
