@@ -601,7 +601,14 @@ class Evaluation:
         parts = {"settings": self.settings, "match": match, "versions": versions()}
         return {**parts, "title": self.title, "notes": self.notes}
 
-    def to_html(self, path: str | os.PathLike[str], title: str = "Evaluation", figures: bool = True) -> Path:
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        title: str = "Evaluation",
+        figures: bool = True,
+        *,
+        tests: Sequence[pd.DataFrame] = (),
+    ) -> Path:
         """Write a report of the evaluation as one HTML file; see `neurordl.report.write_report`.
 
         Parameters
@@ -612,6 +619,8 @@ class Evaluation:
             Heading of the page.
         figures
             Write the figures also as PDF and SVG, into a folder beside the file.
+        tests
+            Results of `time_clusters` and `latencies`, if this is an evaluation over time.
 
         Returns
         -------
@@ -621,11 +630,11 @@ class Evaluation:
         Raises
         ------
         NeurordlError
-            The file cannot be written.
+            The file cannot be written, or a table is none of these.
         """
         from neurordl.report import write_report
 
-        return write_report(path, {title: self}, figures=figures)
+        return write_report(path, {title: [self, *tests]}, figures=figures)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the evaluation into a folder.

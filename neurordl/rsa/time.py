@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -21,6 +21,8 @@ from neurordl.validate import check_choice, check_count, check_number, counted, 
 Course: TypeAlias = tuple[str, str, list[Floats], Floats]
 """Layer, ROI, the times of each axis, and scores (subjects, times) or (subjects, model times, times)."""
 
+MINUS = " − "
+"""Between the two layers of a difference."""
 _LIMITS = (0.025, 0.975)
 
 
@@ -182,6 +184,7 @@ def time_clusters(
                 rows[-1].append(inside)
     table = pd.DataFrame(rows, columns=[*columns, *(["inside"] if in_plane else [])])
     table.insert(columns.index("p") + 1, "p_holm", _holm(table, len(courses)))
+    table.attrs["test"] = asdict(test)
     return table
 
 
@@ -279,7 +282,9 @@ def latencies(
                 "n_subjects": n,
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs |= {"test": asdict(test), "n_bootstrap": n_bootstrap}
+    return table
 
 
 def _courses(evaluation: Evaluation, difference: tuple[str, str] | None) -> list[Course]:
@@ -312,7 +317,7 @@ def _courses(evaluation: Evaluation, difference: tuple[str, str] | None) -> list
                 raise NeurordlError(
                     f"{first!r} and {second!r} have other model times; a difference needs the same"
                 )
-            scores = {f"{first} − {second}": scores[first] - scores[second]}
+            scores = {MINUS.join(difference): scores[first] - scores[second]}
         for layer, table in scores.items():
             times = _checked(table, layer)
             shape = (len(table), *map(len, times))

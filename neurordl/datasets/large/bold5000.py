@@ -23,6 +23,7 @@ from neurordl.datasets.large.reading import (
     Values,
     blocks_of_sessions,
     channels_of_volume,
+    files_of_sessions,
     is_image,
     name_of_subject,
     named_channels,
@@ -128,10 +129,11 @@ def load_bold5000(
     rows, chosen = _rows(layout, name, numbers)
     base = f"{name}_GLMbetas-{betas}"
     record: dict[str, object] = {"data_set": "BOLD5000", "betas": betas}
-    if roi == BRAIN or is_image(roi):
-        files = [layout.need(f"{base}_ses-{number:02d}.nii.gz") for number in numbers]
+    of_brain = isinstance(roi, str) and roi == BRAIN
+    if of_brain or is_image(roi):
+        files = files_of_sessions(layout, [f"{base}_ses-{{:02d}}.nii.gz"], numbers)
         grid, _ = load_image(files[0], "image of betas")
-        image = _voxels_with_values(grid, files[0]) if roi == BRAIN else _aligned(roi, grid)
+        image = _voxels_with_values(grid, files[0]) if of_brain else _aligned(roi, grid)
         inside, channels, space_record = channels_of_volume(image, lambda _: {}, grid)
         record |= space_record
         blocks = blocks_of_sessions(rows, files, lambda path, count: values_of_volumes(path, inside, count))
@@ -223,7 +225,7 @@ def _region(name: str, arrays: Mapping[str, TrialArray], wanted: str) -> dict[st
 
 
 def load_bold5000_stimuli(
-    folder: Folder, ids: Iterable[str] | None = None, **preprocessing: Any
+    folder: Folder, ids: str | Iterable[str] | None = None, **preprocessing: Any
 ) -> StimulusSet:
     """Load images of BOLD5000 by their ids: scenes, and images of COCO and ImageNet.
 

@@ -215,9 +215,11 @@ def numbers_of_sessions(sessions: Iterable[int] | None, name: str, count: int, p
         if count < planned:
             notify(f"{name} completed {count} of {planned} sessions, which are all read")
         return list(range(1, count + 1))
-    numbers = [int(number) for number in as_list(sessions, (int, np.integer), "sessions")]
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise NeurordlError(f"sessions= is {numbers}; give different numbers, such as range(1, 11)")
+    numbers = as_list(sessions, (int, np.integer, str), "sessions")
+    whole = all(isinstance(number, int | np.integer) for number in numbers)
+    if not numbers or not whole or len(set(numbers)) < len(numbers):
+        raise NeurordlError(f"sessions= is {numbers}; give different numbers (int), such as range(1, 11)")
+    numbers = [int(number) for number in numbers]
     if unknown := [number for number in numbers if not 1 <= number <= count]:
         raise NeurordlError(f"sessions= has {unknown[0]}, but {name} has the sessions 1 to {count}")
     return sorted(numbers)
@@ -231,12 +233,36 @@ def trial_rows(stimuli: Sequence[str], sessions: Sequence[int], runs: Sequence[i
     return rows.assign(repeat=(rows.groupby("stimulus").cumcount() + 1).astype(str))
 
 
+def files_of_sessions(layout: Layout, forms: Sequence[str], numbers: Sequence[int]) -> list[Path]:
+    """The file of each session; ``forms`` are its places, with the number of the session to fill in."""
+    places = {number: [form.format(number) for form in forms] for number in numbers}
+    present = [n for n in numbers if any((layout.folder / place).exists() for place in places[n])]
+    if present and len(present) < len(numbers):
+        lacking = next(places[number][0] for number in numbers if number not in present)
+        raise NeurordlError(
+            f"{layout.title}: {lacking} is not in {layout.folder}, which has {len(present)} of "
+            f"{counted(len(numbers), 'session')}; to read those that it has, pass sessions={present}. "
+            f"{layout.access}"
+        )
+    return [layout.need(*places[number]) for number in numbers]
+
+
+def _names_of_rois(parts: object) -> list[str]:
+    names = list(parts) if isinstance(parts, Sequence) and not isinstance(parts, str) else [parts]
+    if strange := [name for name in names if not isinstance(name, str)]:
+        raise NeurordlError(
+            f"roi= is or has a {type(strange[0]).__name__}; give the name of a ROI, several names, or a "
+            "mapping of names to them. A mask is a NIfTI image or the path of one"
+        )
+    return [str(name) for name in names]
+
+
 def named_channels(roi: Names | Mapping[str, Names], find: Callable[[str], dict[str, Bools]]) -> Mask:
     """The channels of ROIs by name, and the ROI of each; ``find`` gives the masks of a published name."""
     groups = roi.items() if isinstance(roi, Mapping) else [(None, roi)]
     names, code = list[str](), None
     for name, parts in groups:
-        for label, inside in (pair for part in as_list(parts, (str,), "roi") for pair in find(part).items()):
+        for label, inside in (pair for part in _names_of_rois(parts) for pair in find(part).items()):
             called = label if name is None else str(name)
             names += [] if called in names else [called]
             number = names.index(called) + 1
@@ -335,18 +361,31 @@ def blocks_of_sessions(
     ]
 
 
+def wanted_ids(ids: str | Iterable[str] | None, known: list[str]) -> list[str]:
+    """The ids of images to load, each once, in the order of its first mention; by default all."""
+    if ids is None:
+        return known
+    wanted = list(dict.fromkeys(map(str, as_list(ids, (str,), "ids"))))
+    if not wanted:
+        raise NeurordlError("ids= is empty; give ids of images, or leave it out to load all of them")
+    return wanted
+
+
 def read_stimuli(
-    images: Mapping[str, Path], ids: Iterable[str] | None, folder: Path, preprocessing: Mapping[str, Any]
+    images: Mapping[str, Path],
+    ids: str | Iterable[str] | None,
+    folder: Path,
+    preprocessing: Mapping[str, Any],
 ) -> StimulusSet:
     """The images of some ids, each once, in the order of its first mention."""
-    wanted = list(images) if ids is None else list(dict.fromkeys(map(str, ids)))
+    wanted = wanted_ids(ids, list(images))
     match_ids(wanted, list(images), names=("ids=", f"images in {folder}"), remedy="download these images")
     table = pd.DataFrame({"id": wanted, "path": [str(images[name]) for name in wanted]})
     return replace(StimulusSet.from_table(table, **preprocessing), source=str(folder))
 
 
 def read_folder_of_stimuli(
-    layout: Layout, relative: str, ids: Iterable[str] | None, preprocessing: Mapping[str, Any]
+    layout: Layout, relative: str, ids: str | Iterable[str] | None, preprocessing: Mapping[str, Any]
 ) -> StimulusSet:
     """Images at their published place in a folder, or in the folder itself, if it holds images."""
     place = layout.folder / relative

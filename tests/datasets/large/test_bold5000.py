@@ -111,6 +111,19 @@ def test_says_how_many_sessions(bold5000: Path) -> None:
         load_bold5000(bold5000, 4, "LHPPA")
 
 
+def test_a_part_of_the_sessions_was_downloaded(bold5000: Path) -> None:
+    with (
+        pytest.warns(UserWarning, match="completed 9"),
+        pytest.raises(NeurordlError, match=r"which has 3 of 9 sessions; .* pass sessions=\[1, 2, 3\]"),
+    ):
+        load_bold5000(bold5000, 4, "brain")
+
+
+def test_a_roi_that_is_an_array(bold5000: Path) -> None:
+    with pytest.raises(NeurordlError, match="roi= is or has a ndarray"):
+        load_bold5000(bold5000, 4, np.ones((5, 4, 6)), sessions=[1])  # type: ignore[arg-type]
+
+
 def test_images_and_teacher(bold5000: Path) -> None:
     patterns = load_bold5000(bold5000, 4, "PPA", sessions=[1])
     ids = list(dict.fromkeys(patterns.obs_descriptors["stimulus"]))[:60]

@@ -140,6 +140,28 @@ def test_says_what_it_leaves_out_and_how_many_sessions(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.measurements, patterns.measurements)
 
 
+def test_labels_without_names_are_said(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    folder = miniatures.nsd(tmp_path, sessions=1)
+    path = folder / "nsddata/ppdata/subj01/func1pt8mm/roi/floc-faces.nii.gz"
+    count = (np.asanyarray(nib.load(path).dataobj) == 4).sum()
+    names = folder / "nsddata/freesurfer/subj01/label/floc-faces.mgz.ctab"
+    names.write_text("0 Unknown\n1 OFA\n2 FFA-1\n3 FFA-2\n5 aTL-faces\n")
+    with pytest.warns(UserWarning, match=f"{count} voxels with labels that have no name, 4, are left out"):
+        patterns = load_nsd(folder, 1, "floc-faces", sessions=[1])
+    assert set(patterns.channel_descriptors["roi"]) == {"OFA", "FFA-1", "FFA-2", "aTL-faces"}
+    recwarn.clear()
+    load_nsd(folder, 1, "floc-faces/OFA", sessions=[1])
+    assert not recwarn.list
+    with pytest.raises(NeurordlError, match="'nsdgeneral/V1': nsdgeneral has no names of labels"):
+        load_nsd(folder, 1, "nsdgeneral/V1", sessions=[1])
+
+
+def test_a_part_of_the_sessions_was_downloaded(tmp_path: Path) -> None:
+    folder = miniatures.nsd(tmp_path, sessions=3)
+    with pytest.raises(NeurordlError, match=r"session04.hdf5 is not in .* pass sessions=\[1, 2, 3\]\. Regis"):
+        load_nsd(folder, 1, "nsdgeneral")
+
+
 def test_images_have_the_ids_of_the_trials(nsd: Path) -> None:
     patterns = load_nsd(nsd, 1, "OFA", sessions=[1, 2, 3])
     stimuli = load_nsd_stimuli(nsd, patterns.obs_descriptors["stimulus"])
@@ -155,8 +177,17 @@ def test_images_have_the_ids_of_the_trials(nsd: Path) -> None:
     design = scipy.io.loadmat(nsd / "nsddata" / "experiments" / "nsd" / "nsd_expdesign.mat")
     assert [int(name[4:]) + 1 for name in shared] == design["sharedix"].ravel().tolist()
     assert small.subset(shared).ids == shared
+    assert load_nsd_stimuli(nsd, shared[3], size=8).ids == (shared[3],)
     with pytest.raises(NeurordlError, match="nsd-00999"):
         load_nsd_stimuli(nsd, ["nsd-00001", "nsd-00999"])
+    for ids, options, message in (
+        ([], {}, "^ids= is empty"),
+        (3, {}, "^ids= is 3; expected one or several"),
+        ([3], {}, "^no id of the ids= is among"),
+        (shared, {"sise": 8}, "^preprocessing='sise'"),
+    ):  # the file is not to blame
+        with pytest.raises(NeurordlError, match=message):
+            load_nsd_stimuli(nsd, ids, **options)
 
 
 def test_teaches(nsd: Path, tmp_path: Path) -> None:
@@ -218,6 +249,7 @@ def test_two_people_of_nsd_share_some_images(nsd: Path, tmp_path: Path) -> None:
         ("", {"roi": "floc-faces/EBA"}, "EBA"),
         ("", {"roi": ["floc-faces", "nsdgeneral"]}, "channels are in .* a channel has one ROI"),
         ("", {"roi": []}, r"roi= is \[\]"),
+        ("", {"roi": ["nsdgeneral", 3]}, "roi= is or has a int"),
         ("", {"subject": 9}, "subject"),
         ("", {"subject": "01"}, "subject"),
         ("", {"sessions": [1, 41]}, "sessions= has 41, but subj01 has the sessions 1 to 40"),
@@ -271,6 +303,24 @@ def test_files_of_another_type_or_space(nsd: Path, tmp_path: Path) -> None:
     miniatures.save_volume(path, np.ones((9, 7, 10), dtype=np.int16))
     with pytest.raises(NeurordlError, match=r"'OFA' is in an image of shape \(9, 7, 10\), and 'V1v' of"):
         load_nsd(folder, 1, ["prf-visualrois/V1v", "OFA"], sessions=[1])
+
+
+@pytest.mark.parametrize("roi", [None, 3, np.ones((5, 4, 6), dtype=bool), {"V1": None}, ["FFA-1", 2]])
+def test_rois_that_are_no_names(nsd: Path, roi: Any) -> None:
+    with pytest.raises(NeurordlError, match=r"roi= is or has a .*; give the name of a ROI"):
+        load_nsd(nsd, 1, roi, sessions=[1])
+
+
+@pytest.mark.parametrize("sessions", [[1.5], ["1"], "1", [1, 1], []])
+def test_sessions_that_are_no_numbers(nsd: Path, sessions: Any) -> None:
+    with pytest.raises(NeurordlError, match=r"give different numbers \(int\)"):
+        load_nsd(nsd, 1, "FFA-1", sessions=sessions)
+
+
+def test_one_image_and_none(nsd: Path) -> None:
+    assert load_nsd_stimuli(nsd, "nsd-00003", size=8).ids == ("nsd-00003",)
+    with pytest.raises(NeurordlError, match="ids= is empty"):
+        load_nsd_stimuli(nsd, [])
 
 
 def test_files_of_another_shape(nsd: Path, tmp_path: Path) -> None:
