@@ -124,8 +124,8 @@ def read_epochs(
 
 def _texts(values: Sequence[object]) -> list[str | None]:
     """Names as text, None where there is none; columns of whole numbers with gaps are decimal ones."""
-    given = [value for value in values if not is_missing(value)]
-    whole = all(isinstance(value, float) and value.is_integer() for value in given)
+    present = [value for value in values if not is_missing(value)]
+    whole = all(isinstance(value, float) and value.is_integer() for value in present)
     return [None if is_missing(x) else str(int(x) if whole else x) for x in values]  # type: ignore[call-overload]
 
 
@@ -182,9 +182,9 @@ def _of_array(data: npt.NDArray[Any], stimulus: Names, run: Names, times: Sequen
         expected = "expected numbers (trials, channels, times)"
         raise NeurordlError(f"{label} is {data.dtype} of shape {data.shape}: {expected}")
     if stimulus is None or isinstance(stimulus, str):
-        given = "" if stimulus is None else f", not {stimulus!r}"
+        instead = "" if stimulus is None else f", not {stimulus!r}"
         raise NeurordlError(
-            f"{label} has {len(data)} trials without ids: give stimulus= a list of them{given}"
+            f"{label} has {len(data)} trials without ids: give stimulus= a list of them{instead}"
         )
     if times is None or len(times) != data.shape[2]:
         counts = "no times" if times is None else f"{len(times)} times"
@@ -324,7 +324,7 @@ def _picked(data: Any, label: str, picks: Names) -> Any:
     )
     with explain(f"no channel of {label} fits picks={picks!r}"):
         data.pick("data" if picks is None else picks, exclude="bads", verbose="ERROR")
-    bads = [name for name, kind in type_of_bad.items() if picks is None or kind in data.get_channel_types()]
+    bads = [name for name, type_ in type_of_bad.items() if picks is None or type_ in data.get_channel_types()]
     if absent := [name for name in bads if name not in data.ch_names]:
         notify(f"{label}: {len(absent)} channels are marked as bad and left out: {listed(absent)}")
     if kept := [name for name in bads if name in data.ch_names]:
