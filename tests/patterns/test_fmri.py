@@ -498,6 +498,28 @@ def test_several_subjects_are_refused(study: Any) -> None:
 # the layout of fMRIPrep
 
 
+def test_runs_with_events_and_no_image_are_told(tmp_path: Path) -> None:
+    """fMRIPrep may not have finished them; a task, a person and a session that are not read are no loss."""
+    func, raw = (tmp_path / folder / "sub-01" / "ses-1" / "func" for folder in ("derivatives/fmriprep", "."))
+    func.mkdir(parents=True)
+    raw.mkdir(parents=True)
+    for run in (1, 2, 3):
+        image, events = write_run(tmp_path, run)
+        image.rename(func / f"sub-01_ses-1_task-x_run-{run}_space-MNI_desc-preproc_bold.nii.gz")
+        events.rename(raw / f"sub-01_ses-1_task-x_run-{run}_events.tsv")
+    for name in ("sub-01_ses-1_task-y_run-7", "sub-02_ses-1_task-x_run-8", "sub-01_ses-2_task-x_run-9"):
+        (raw / f"{name}_events.tsv").write_bytes(next(raw.glob("*run-1_events.tsv")).read_bytes())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*no image of this task")
+        nrl.read_bids(tmp_path, "x", "MNI", None)
+    next(func.glob("*run-2*")).unlink()
+    with pytest.warns(
+        UserWarning, match=r"^1 run has events, but no image of .*: sub-01_ses-1_task-x_run-2$"
+    ):
+        patterns = nrl.read_bids(tmp_path, "x", "MNI", None)["sub-01"]
+    assert set(patterns.obs_descriptors["run"]) == {"run-1", "run-3"}
+
+
 def test_read_bids(tmp_path: Path) -> None:
     root = tmp_path / "ds" / "derivatives" / "fmriprep"
     for subject in ("01", "02", "10"):
