@@ -499,7 +499,8 @@ def data_sets(root: Path, real: str | None) -> None:
 
 def large_sets() -> dict[str, Any]:
     """Miniatures of the public data sets."""
-    miniatures.nsd(Path("nsd"))
+    for subject in (1, 2):
+        miniatures.nsd(Path("nsd"), subject)
     miniatures.algonauts(Path("algonauts"))
     miniatures.things(Path("things"))
     miniatures.bold5000(Path("bold5000"), subject=1)

@@ -31,6 +31,7 @@ Surface: TypeAlias = "Mapping[str, MeshLike] | str | os.PathLike[str] | Any"
 """A mesh for each hemisphere, nilearn's `PolyMesh`, or a path with ``{hemi}``."""
 
 _GIFTI = re.compile(r"(?i)\.gii(\.gz)?$")
+_BEYOND = 10.0  # mm on the other side, as far as no surface reaches that is centered at 0
 # surfaces on which lengths are not those of the cortex
 _BENT = re.compile(r"(?i)(inflated|infl|sphere|flat)(?![a-z])")
 
@@ -89,19 +90,33 @@ def read_meshes(surface: Surface) -> dict[str, Mesh]:
             f"{bent[0]}: distances on inflated, spherical and flat surfaces are not those along the cortex; "
             "take the midthickness or white surface for them"
         )
+    _check_sides(meshes)
     return meshes
+
+
+def _check_sides(meshes: Mapping[str, Mesh]) -> None:
+    """Give a notice if meshes lie on the other side of the brain than their hemisphere."""
+    means = {side: mesh.coordinates[:, 0].mean() for side, mesh in meshes.items()}
+    if crossed := [side for side, mean in means.items() if mean * (-1 if side == "left" else 1) < -_BEYOND]:
+        side = crossed[0]
+        notify(
+            f"{meshes[side].name} is given as the {side} hemisphere, and lies on the other side (its mean x "
+            f"is {means[side]:.0f} mm; the left side has x below 0): check that they are not exchanged"
+        )
 
 
 def _read_mesh(mesh: Any, side: str) -> Mesh:
     if isinstance(mesh, Mesh):  # it was read before
         return mesh
     name = f"the {side} mesh"
-    if isinstance(mesh, str | os.PathLike):
-        name = str(Path(mesh))
-        if not Path(mesh).is_file():
+    file = getattr(mesh, "file_path", mesh)  # nilearn's meshes may know their file
+    if isinstance(file, str | os.PathLike):
+        name = str(Path(file))
+        if not Path(file).is_file():
             raise NeurordlError(f"there is no mesh {name}; check the path")
         if (other := hemisphere_of(name)) not in (None, side):
             raise NeurordlError(f"{name} is given as the {side} hemisphere, and its name says {other}")
+    if file is mesh and isinstance(mesh, str | os.PathLike):
         with damage_named(f"the mesh {name}", "give a file that can be read whole"):
             mesh = _from_file(name, side)
     elif hasattr(mesh, "coordinates") and hasattr(mesh, "faces"):

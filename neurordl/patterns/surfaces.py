@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
@@ -618,6 +619,18 @@ def _in_regions(regions: Regions, first: SurfaceScan) -> SurfaceSpace:
             raise NeurordlError(f"no region of the mask {name} lies in {first.file}; check that both fit")
         raise NeurordlError(f"the mask {name} is empty; take another")
     inside, roi = chosen_regions(aligned, name, regions, names)
+    wanted = np.unique(aligned[inside] if regions.rois else numbers[numbers != 0])
+    lost = Counter(
+        {part.structure: int(np.isin(numbers[place], wanted).sum()) for part, place in atlas.slices}
+    )
+    total = lost.total()
+    lost -= Counter(
+        {part.structure: int(np.isin(aligned[place], wanted).sum()) for part, place in first.slices}
+    )
+    if lost:
+        counts = listed(f"{structure} ({count})" for structure, count in lost.items())
+        number = f"{lost.total():,} of {total:,} places"
+        notify(f"{number} in the regions of {name} are not in the images and left out: {counts}")
     return SurfaceSpace(first, inside, roi, tuple(dict.fromkeys(part.file for part in atlas.parts)))
 
 
@@ -664,5 +677,6 @@ def _numbered_by_name(
         numbers[place] = new[of_vertex]
     if unnamed:
         counts = listed(f"{text!r} ({count})" for text, count in unnamed.items())
-        notify(f"the atlas {atlas.file}: vertices that are in no region are left out: {counts}")
+        files = ", ".join(dict.fromkeys(part.file for part in atlas.parts))
+        notify(f"the atlas {files}: vertices that are in no region are left out: {counts}")
     return numbers, {number: text for text, number in codes.items()}

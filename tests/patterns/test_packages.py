@@ -412,6 +412,30 @@ def test_contrasts_of_derivatives_are_no_conditions(tmp_path: Path) -> None:
     assert np.array_equal(measured(images, table), values([101, 103]))
 
 
+def test_the_same_data_twice_are_no_two_runs(tmp_path: Path) -> None:
+    """Crossnobis across them would be of one noise; a glob finds both files of AFNI."""
+    brik(tmp_path / "r1+tlrc", LABELS)
+    folder = spm(tmp_path / "spm", ["Sn(1) face*bf(1)", "Sn(1) house*bf(1)"])
+    run = feat(tmp_path / "a.feat", {"face": [1.0, 0, 0, 0]})
+    (run / "reg_standard" / "stats").mkdir(parents=True)
+    link = tmp_path / "again"
+    link.symlink_to(folder)
+    cases = [sorted(tmp_path.glob("r1+tlrc*")), [folder, link], [run, run], [run, run / "reg_standard"]]
+    for source in cases:
+        assert len(source) == 2
+        with pytest.raises(NeurordlError, match=r"source= has the same analysis twice \(.*leave one out"):
+            nrl.find_betas(source)
+
+
+def test_people_are_no_sessions(tmp_path: Path) -> None:
+    names = ["Sn(1) face*bf(1)", "Sn(1) house*bf(1)"]
+    people = [spm(tmp_path / f"sub-0{number}" / "first", names) for number in (1, 2)]
+    with pytest.raises(NeurordlError, match=r"several people \(sub-01, sub-02\).*for each person"):
+        nrl.find_betas(people)
+    sessions = [spm(tmp_path / "sub-01" / name, names) for name in ("ses-1", "ses-2")]
+    assert nrl.find_betas(sessions)[1]["session"].tolist() == ["ses-1"] * 2 + ["ses-2"] * 2
+
+
 def test_regressors_of_the_baseline_are_no_conditions(tmp_path: Path) -> None:
     labels = ["Run#1Pol#0_Coef", "Run#1Pol#1_Coef", "Run#12Pol#0_Coef", "roll#0_Coef", "face#0_Coef"]
     motion = "-stim_file 2 motion.1D -stim_base 2 -stim_label 2 roll -bout"

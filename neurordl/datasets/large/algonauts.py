@@ -186,7 +186,7 @@ def _whole_numbers(path: Path) -> Values:
 
 
 def load_algonauts_stimuli(
-    folder: Folder, subject: int | str, ids: Iterable[str] | None = None, **preprocessing: Any
+    folder: Folder, subject: int | str, ids: str | Iterable[str] | None = None, **preprocessing: Any
 ) -> StimulusSet:
     """Load training images of a subject of the Algonauts 2023 challenge; ids are NSD's.
 

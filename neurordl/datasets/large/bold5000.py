@@ -225,7 +225,7 @@ def _region(name: str, arrays: Mapping[str, TrialArray], wanted: str) -> dict[st
 
 
 def load_bold5000_stimuli(
-    folder: Folder, ids: Iterable[str] | None = None, **preprocessing: Any
+    folder: Folder, ids: str | Iterable[str] | None = None, **preprocessing: Any
 ) -> StimulusSet:
     """Load images of BOLD5000 by their ids: scenes, and images of COCO and ImageNet.
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
 import torch
@@ -35,6 +34,7 @@ from neurordl.errors import NeurordlError, notify
 from neurordl.ids import match_ids
 from neurordl.io import damage_named, read_text
 from neurordl.patterns.images import load_image
+from neurordl.patterns.trials import open_trials
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.preprocessing import array_pixels
 from neurordl.validate import check_choice, check_path, listed
@@ -261,17 +261,11 @@ def _regions(layout: Layout, subject: str, name: str) -> dict[str, Bools]:
     data = _labels_in(path)
     if label and not labels:
         raise NeurordlError(f"roi={name!r}: {group} has no names of labels; write {group!r}")
-    if label:
-        check_choice("roi", label, list(labels.values()))
+    if not label:
+        _tell_unnamed(data, labels, group, path)
+    else:
+        check_choice("roi", label, list(labels.values()), f"as in {path}")
         labels = {number: text for number, text in labels.items() if text == label}
-    if not labels and (count := len(np.unique(data[data > 0]))) > 1:
-        notify(
-            f"{path} has {count} ROIs, but {group}.mgz.ctab with their names is missing; they are read as one"
-        )
-    nameless = sorted(set(np.unique(data[data > 0]).tolist()) - set(labels))
-    if labels and nameless and not label:
-        count = np.isin(data, nameless).sum()
-        notify(f"{group}: {count} voxels with labels that have no name, {listed(nameless)}, are left out")
     regions = {text: np.zeros(data.shape, dtype=bool) for text in labels.values()} or {group: data > 0}
     for number, text in labels.items():
         regions[text] |= data == number
@@ -279,6 +273,17 @@ def _regions(layout: Layout, subject: str, name: str) -> dict[str, Bools]:
     if not regions:
         raise NeurordlError(f"roi=: {subject} has no voxel in {name!r}; choose another ROI")
     return regions
+
+
+def _tell_unnamed(data: Values, labels: Mapping[int, str], group: str, path: Path) -> None:
+    """Give a notice of numbers in a file of ROIs that have no name; a mask has one number without a name."""
+    nameless = np.setdiff1d(data[data > 0], list(labels)).tolist()
+    if labels and nameless:
+        count = np.isin(data, nameless).sum()
+        notify(f"{group}: {count} voxels with labels that have no name, {listed(nameless)}, are left out")
+    elif len(nameless) > 1:
+        problem = f"{path} has {len(nameless)} ROIs, but {group}.mgz.ctab with their names is missing"
+        notify(f"{problem}; they are read as one")
 
 
 def _group_and_label(layout: Layout, subject: str, folder: Path, name: str) -> tuple[str, str]:
@@ -306,7 +311,9 @@ def _labels_in(path: Path) -> Values:
         return np.asanyarray(image.dataobj)
 
 
-def load_nsd_stimuli(folder: Folder, ids: Iterable[str] | None = None, **preprocessing: Any) -> StimulusSet:
+def load_nsd_stimuli(
+    folder: Folder, ids: str | Iterable[str] | None = None, **preprocessing: Any
+) -> StimulusSet:
     """Load images of NSD by their ids, from ``nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5``.
 
     Images are read and resized in blocks: with ``size=64``, 10,000 images take 123 MB; without a size they
@@ -343,20 +350,20 @@ def load_nsd_stimuli(folder: Folder, ids: Iterable[str] | None = None, **preproc
     ('nsd-00003', 'nsd-00001')
     """
     path = _layout(folder).need("nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5")
-    with damage_named(path, "download it again"), h5py.File(path) as file:
-        brick = file["imgBrick"]
-        is_brick = isinstance(brick, h5py.Dataset) and brick.ndim == 4 and brick.dtype == np.uint8
-        if not is_brick or len(brick) > _IMAGES:
-            raise ValueError(f"imgBrick should be ({_IMAGES} images, height, width, 3) of bytes")
-        known = [_id(number) for number in range(len(brick))]
-        wanted = wanted_ids(ids, known)
-        numbers = match_ids(wanted, known, names=("ids=", f"images in {path}"))
-        pixels: torch.Tensor | None = None
-        for rows in row_blocks(len(wanted), math.prod(brick.shape[1:]), brick.dtype.itemsize):
-            images = np.stack([brick[int(number)] for number in numbers.index[rows]])
-            part, prepared = array_pixels(images, preprocessing)
-            if pixels is None:  # so that the images are never in memory twice
-                pixels = part.new_empty((len(wanted), *part.shape[1:]))
-            pixels[rows] = part
-    assert pixels is not None  # no list of ids is empty
+    brick = open_trials(path, "imgBrick").values
+    if brick.ndim != 4 or brick.dtype != np.uint8 or len(brick) > _IMAGES:
+        problem = f"{path}: imgBrick is {brick.dtype} of shape {brick.shape}"
+        raise NeurordlError(f"{problem}, expected ({_IMAGES}, height, width, 3) of uint8; download it again")
+    known = [_id(number) for number in range(len(brick))]
+    wanted = wanted_ids(ids, known)
+    places = match_ids(wanted, known, names=("ids=", f"images in {path}")).index
+    pixels: torch.Tensor | None = None
+    for rows in row_blocks(len(wanted), math.prod(brick.shape[1:]), brick.dtype.itemsize):
+        with damage_named(path, "download it again"):
+            images = np.stack([brick[number] for number in places[rows].tolist()])
+        part, prepared = array_pixels(images, preprocessing)
+        if pixels is None:  # so that the images are never in memory twice
+            pixels = part.new_empty((len(wanted), *part.shape[1:]))
+        pixels[rows] = part
+    assert pixels is not None  # match_ids refuses an empty list
     return StimulusSet(tuple(wanted), pixels, prepared, source=str(path))

@@ -248,13 +248,13 @@ def files_of_sessions(layout: Layout, forms: Sequence[str], numbers: Sequence[in
 
 
 def _names_of_rois(parts: object) -> list[str]:
-    names = [parts] if isinstance(parts, str) else parts
-    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+    names = list(parts) if isinstance(parts, Sequence) and not isinstance(parts, str) else [parts]
+    if strange := [name for name in names if not isinstance(name, str)]:
         raise NeurordlError(
-            f"roi= is or has a {type(parts).__name__}; give the name of a ROI, several names, or a mapping "
-            "of names to them. A mask is a NIfTI image or the path of one"
+            f"roi= is or has a {type(strange[0]).__name__}; give the name of a ROI, several names, or a "
+            "mapping of names to them. A mask is a NIfTI image or the path of one"
         )
-    return list(names)
+    return [str(name) for name in names]
 
 
 def named_channels(roi: Names | Mapping[str, Names], find: Callable[[str], dict[str, Bools]]) -> Mask:
@@ -372,7 +372,10 @@ def wanted_ids(ids: str | Iterable[str] | None, known: list[str]) -> list[str]:
 
 
 def read_stimuli(
-    images: Mapping[str, Path], ids: Iterable[str] | None, folder: Path, preprocessing: Mapping[str, Any]
+    images: Mapping[str, Path],
+    ids: str | Iterable[str] | None,
+    folder: Path,
+    preprocessing: Mapping[str, Any],
 ) -> StimulusSet:
     """The images of some ids, each once, in the order of its first mention."""
     wanted = wanted_ids(ids, list(images))
@@ -382,7 +385,7 @@ def read_stimuli(
 
 
 def read_folder_of_stimuli(
-    layout: Layout, relative: str, ids: Iterable[str] | None, preprocessing: Mapping[str, Any]
+    layout: Layout, relative: str, ids: str | Iterable[str] | None, preprocessing: Mapping[str, Any]
 ) -> StimulusSet:
     """Images at their published place in a folder, or in the folder itself, if it holds images."""
     place = layout.folder / relative

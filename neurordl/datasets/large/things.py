@@ -208,7 +208,7 @@ def _region(path: Path, name: str) -> dict[str, Bools]:
 
 
 def load_things_stimuli(
-    folder: Folder, ids: Iterable[str] | None = None, **preprocessing: Any
+    folder: Folder, ids: str | Iterable[str] | None = None, **preprocessing: Any
 ) -> StimulusSet:
     """Load images of the THINGS database (Hebart et al. 2019, PLoS ONE 14:e0223792) by their ids.
 

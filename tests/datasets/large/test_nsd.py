@@ -177,8 +177,17 @@ def test_images_have_the_ids_of_the_trials(nsd: Path) -> None:
     design = scipy.io.loadmat(nsd / "nsddata" / "experiments" / "nsd" / "nsd_expdesign.mat")
     assert [int(name[4:]) + 1 for name in shared] == design["sharedix"].ravel().tolist()
     assert small.subset(shared).ids == shared
+    assert load_nsd_stimuli(nsd, shared[3], size=8).ids == (shared[3],)
     with pytest.raises(NeurordlError, match="nsd-00999"):
         load_nsd_stimuli(nsd, ["nsd-00001", "nsd-00999"])
+    for ids, options, message in (
+        ([], {}, "^ids= is empty"),
+        (3, {}, "^ids= is 3; expected one or several"),
+        ([3], {}, "^no id of the ids= is among"),
+        (shared, {"sise": 8}, "^preprocessing='sise'"),
+    ):  # the file is not to blame
+        with pytest.raises(NeurordlError, match=message):
+            load_nsd_stimuli(nsd, ids, **options)
 
 
 def test_teaches(nsd: Path, tmp_path: Path) -> None:
@@ -240,6 +249,7 @@ def test_two_people_of_nsd_share_some_images(nsd: Path, tmp_path: Path) -> None:
         ("", {"roi": "floc-faces/EBA"}, "EBA"),
         ("", {"roi": ["floc-faces", "nsdgeneral"]}, "channels are in .* a channel has one ROI"),
         ("", {"roi": []}, r"roi= is \[\]"),
+        ("", {"roi": ["nsdgeneral", 3]}, "roi= is or has a int"),
         ("", {"subject": 9}, "subject"),
         ("", {"subject": "01"}, "subject"),
         ("", {"sessions": [1, 41]}, "sessions= has 41, but subj01 has the sessions 1 to 40"),
