@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from neurordl.arrays import Ints
 from neurordl.errors import NeurordlError, notify
@@ -36,11 +37,13 @@ _LIKE_MISSING = ("NA", "<NA>", "#N/A", "null", "NULL", "None")  # names, althoug
 
 
 def is_missing(cell: object) -> bool:
-    """Whether a cell of a table stands for no value: it is blank, "n/a", "N/A", "nan" or "NaN".
+    """Whether a cell of a table stands for no value: it is None, NaN, blank, "n/a", "N/A", "nan" or "NaN".
 
     All other text is text, also "NA", "null" and "None"; see `warn_of_names`.
     """
-    return isinstance(cell, str) and cell.strip() in _MISSING
+    if isinstance(cell, str):
+        return cell.strip() in _MISSING
+    return pd.api.types.is_scalar(cell) and bool(pd.isna(cell))  # type: ignore[call-overload]
 
 
 def warn_of_names(names: Iterable[object], source: str) -> None:

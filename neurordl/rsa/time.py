@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict, dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -88,24 +88,38 @@ class ClusterTest:
         Of scores (subjects, model times, times), cells of this plane that share a side are neighbors, and the
         numbers of the cells and the t values are those of the flat plane.
         """
-        try:
-            from mne.stats import permutation_cluster_1samp_test
-        except ImportError as error:
-            raise NeurordlError("cluster tests are MNE's; install it: pip install 'neurordl[mne]'") from error
-        tfce = {"start": 0, "step": 0.2}
-        with warnings.catch_warnings():  # of its progress bar, which is not shown
-            warnings.filterwarnings("ignore", "IProgress not found")
-            t, clusters, p, null = permutation_cluster_1samp_test(
-                scores,
-                threshold=tfce if self.threshold == "tfce" else self.limit(len(scores)),
-                tail=1 if self.tail == "greater" else 0,
-                n_permutations=self.n_permutations,
-                out_type="indices",
-                rng=self.seed,
-                verbose="ERROR",
-            )
+        t, clusters, p, null = clusters_by_mne(
+            scores,
+            threshold={"start": 0, "step": 0.2} if self.threshold == "tfce" else self.limit(len(scores)),
+            tail=1 if self.tail == "greater" else 0,
+            n_permutations=self.n_permutations,
+            rng=self.seed,
+        )
         cells = [np.ravel_multi_index(places, scores.shape[1:]) for places in clusters]
-        return cells, np.asarray(p), np.ravel(t), np.asarray(null)
+        return cells, p, np.ravel(t), null
+
+
+def clusters_by_mne(
+    scores: Floats | list[Floats], **options: Any
+) -> tuple[Floats, list[Any], Floats, Floats]:
+    """MNE's test of clusters: t, or values of TFCE; places and p of clusters; the null.
+
+    The signs of people's scores are flipped; if there are two groups of people, they are permuted.
+
+    Raises
+    ------
+    NeurordlError
+        MNE is not installed.
+    """
+    try:
+        from mne.stats import permutation_cluster_1samp_test, permutation_cluster_test
+    except ImportError as error:
+        raise NeurordlError("cluster tests are MNE's; install it: pip install 'neurordl[mne]'") from error
+    function = permutation_cluster_test if isinstance(scores, list) else permutation_cluster_1samp_test
+    with warnings.catch_warnings():  # of its progress bar, which is not shown
+        warnings.filterwarnings("ignore", "IProgress not found")
+        t, clusters, p, null = function(scores, out_type="indices", verbose="ERROR", **options)
+    return t, list(clusters), np.asarray(p), np.asarray(null)
 
 
 def time_clusters(

@@ -536,3 +536,40 @@ def test_centring_with_holes_is_refused() -> None:
     data.measurements[0, 0] = np.nan
     with pytest.raises(NeurordlError, match="hold NaN or infinity in 1 of"):
         compute_rdms(data, center="all")
+
+
+@pytest.mark.parametrize("method", ["crossnobis", "correlation", "mahalanobis"])
+@pytest.mark.parametrize("noise", [*METHODS, "covariance"])
+def test_channels_of_several_types_are_whitened_whatever_their_units(method: str, noise: str) -> None:
+    data, rng = measured(repeats=2), np.random.default_rng(3)
+    rows = rng.standard_normal((80, CHANNELS)) @ rng.normal(size=(CHANNELS, CHANNELS))
+    types = ["mag", "eeg", "eeg", "mag", "grad", "grad", "mag", "eeg"]
+    units = np.array([{"mag": 1e-14, "eeg": 1e-5, "grad": 1e-12}[kind] for kind in types])
+
+    def rdms(factors: Any) -> Any:
+        scaled = Dataset(
+            data.measurements * factors, {}, data.obs_descriptors, channel_descriptors={"type": types}
+        )
+        known = np.cov(rows.T) * np.outer(factors, factors)
+        given = known if noise == "covariance" else Noise(noise, Dataset(rows * factors))  # type: ignore[arg-type]
+        return compute_rdms(scaled, method, noise=given).dissimilarities
+
+    np.testing.assert_allclose(rdms(units), rdms(np.ones(CHANNELS)), rtol=1e-9)
+    if method != "correlation" and noise == "covariance":  # no magnetometer is left out as a rounding error
+        expected = compute_rdms(data, method, precision=np.linalg.inv(np.cov(rows.T)))
+        np.testing.assert_allclose(rdms(units), expected.dissimilarities, rtol=1e-9)
+
+
+@pytest.mark.parametrize("by", ["pooled", "run"])
+def test_noise_within_runs_of_several_types(by: Any) -> None:
+    data = measured(repeats=3)
+    types = ["mag"] * 4 + ["eeg"] * 4
+    units = np.repeat([1e-14, 1e-5], 4)
+    scaled, plain = (
+        Dataset(data.measurements * factor, {}, data.obs_descriptors, channel_descriptors={"type": types})
+        for factor in (units, np.ones(8))
+    )
+    ours, expected = (
+        compute_rdms(x, "crossnobis", noise=Noise("shrinkage_diag", by=by)) for x in (scaled, plain)
+    )
+    np.testing.assert_allclose(ours.dissimilarities, expected.dissimilarities, rtol=1e-9)

@@ -307,7 +307,7 @@ def test_bad_input_of_groups(tmp_path: Path) -> None:
         ({"settings": person(1)}, {}, "subject 'settings' names no file of its own"),
         ({"a": person(1)}, {"radios": 3}, "searchlight has no option 'radios'; it has radius"),
         ({"a": person(1)}, {"comparison": "nonsense"}, "nonsense"),
-        ({"a": person(1)}, {"surface": {}}, "surface=: the maps of a group are those of volumes"),
+        ({"a": person(1)}, {"surface": {}}, "surface= is the keys .*; expected the meshes of"),
         ({"a": person(1)}, {"executor": 4}, "executor: expected Executor, got int"),
         (lambda name: 5, {"subjects": ["a"]}, "a: the function of patterns= returned int, no Dataset"),
         ({"a": person(1)}, {"radius": 9}, "a: no voxel has"),

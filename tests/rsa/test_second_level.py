@@ -306,7 +306,7 @@ def test_bad_input(tmp_path: Path) -> None:
         (
             ({name: image(np.ones((7, 8, 6, 2))) for name in PEOPLE},),
             {},
-            "expected one 3D map of each subject",
+            r"has 2 maps, shape \(7, 8, 6, 2\); expected one map of each subject, 3D in a volume",
         ),
         (([1, 2],), {}, "maps: expected maps of group_searchlight, their folder, or a mapping .* got list"),
         ((people,), {"test": "cluster"}, "statistic='cluster': expected one of 'voxel', 'size'"),
