@@ -32,7 +32,7 @@ for roi in ("IT", "EVC"):
 # %%
 # The RDM of IT: the truth, and the mean over the subjects, with the stimuli in the same order.
 pair = {
-    "simulated": truth.subset("roi", "IT"),
+    "simulated": nrl.select_rdms(truth, roi="IT"),
     "measured": nrl.select_rdms(rdms, roi="IT", average="subject"),
 }
 figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")

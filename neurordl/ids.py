@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from neurordl.arrays import Ints
 from neurordl.errors import NeurordlError, notify
@@ -36,11 +37,13 @@ _LIKE_MISSING = ("NA", "<NA>", "#N/A", "null", "NULL", "None")  # names, althoug
 
 
 def is_missing(cell: object) -> bool:
-    """Whether a cell of a table stands for no value: it is blank, "n/a", "N/A", "nan" or "NaN".
+    """Whether a cell of a table stands for no value: it is None, NaN, blank, "n/a", "N/A", "nan" or "NaN".
 
     All other text is text, also "NA", "null" and "None"; see `warn_of_names`.
     """
-    return isinstance(cell, str) and cell.strip() in _MISSING
+    if isinstance(cell, str):
+        return cell.strip() in _MISSING
+    return pd.api.types.is_scalar(cell) and bool(pd.isna(cell))  # type: ignore[call-overload]
 
 
 def warn_of_names(names: Iterable[object], source: str) -> None:
@@ -73,7 +76,7 @@ def natural_key(text: str) -> tuple[Any, ...]:
     return (tuple(parts), text)
 
 
-def check_ids(ids: Iterable[object], name: str) -> tuple[str, ...]:
+def check_ids(ids: Iterable[object], name: str, remedy: str = _UNREPEAT) -> tuple[str, ...]:
     """Return ids as plain strings, if they are unique and not empty.
 
     Parameters
@@ -82,6 +85,8 @@ def check_ids(ids: Iterable[object], name: str) -> tuple[str, ...]:
         Any iterable of strings.
     name
         What the ids belong to, for the message: "stimuli", "RDMs".
+    remedy
+        What to do about ids that occur more than once.
 
     Raises
     ------
@@ -90,7 +95,7 @@ def check_ids(ids: Iterable[object], name: str) -> tuple[str, ...]:
     """
     checked = _strings(ids, name)
     if repeated := _repeated(checked):
-        raise NeurordlError(f"the ids of the {name} must be unique, but {_occur(repeated)}; {_UNREPEAT}")
+        raise NeurordlError(f"the ids of the {name} must be unique, but {_occur(repeated)}; {remedy}")
     return checked
 
 

@@ -22,8 +22,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "neurordl"
 
 LIMITS = {
-    "code lines": 25_740,
-    "files": 114,
+    "code lines": 26_880,
+    "files": 123,
     "functions above 12 parameters": 0,
     "functions above 8 parameters": 10,
     "dict[str, Any]": 15,

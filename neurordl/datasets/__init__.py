@@ -20,10 +20,13 @@ from neurordl.datasets.registry import folder_of as folder_of
 from neurordl.datasets.registry import status as status
 
 if TYPE_CHECKING:
-    from neurordl.datasets.large import *  # noqa: F403
+    from neurordl.datasets.large.algonauts import *  # noqa: F403
+    from neurordl.datasets.large.bold5000 import *  # noqa: F403
+    from neurordl.datasets.large.nsd import *  # noqa: F403
+    from neurordl.datasets.large.things import *  # noqa: F403
     from neurordl.datasets.loaders import *  # noqa: F403
 
-_LOADERS = ("loaders", "large")
+_LOADERS = ("loaders", "large.nsd", "large.algonauts", "large.things", "large.bold5000")
 
 
 def __getattr__(name: str) -> object:
@@ -38,6 +41,9 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     names = set(globals())
     for module in (import_module(f"{__name__}.{name}") for name in _LOADERS):
-        defined = (k for k, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__)
-        names |= {*defined, *filter(str.isupper, vars(module))}
+        public = {key: value for key, value in vars(module).items() if not key.startswith("_")}
+        defined = (
+            key for key, value in public.items() if getattr(value, "__module__", "") == module.__name__
+        )
+        names |= {*defined, *filter(str.isupper, public)}
     return sorted(names)

@@ -6,8 +6,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 from rsatoolbox.data import TemporalDataset
 
-from neurordl.arrays import Floats
+from neurordl.arrays import Floats, check_times
 from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import is_missing
 from neurordl.patterns.bids import parse_name
 from neurordl.validate import listed
 
 Names: TypeAlias = str | Sequence[str] | None
+
+_ARRAY_FILES = (".npy", ".npz", ".mat", ".h5", ".hdf5", ".csv", ".tsv")
 
 
 def read_epochs(
@@ -47,10 +49,12 @@ def read_epochs(
         those that were dropped, if there are as many as events); an array needs the ids.
     run
         The run of each trial, for cross-validated distances: a column of the metadata, or the runs
-        themselves. By default each file or Epochs of a list is a run, named by ``run-`` in the file's name.
+        themselves. By default each file or Epochs of a list is a run, named by ``run-`` in the file's name,
+        and by ``ses-``, too, if several sessions have runs of the same name.
     picks
-        Channels, as MNE picks them: types such as "mag" or "eeg", or names. By default all channels of data
-        that are not marked as bad, which must be of one type, for others have another unit.
+        Channels, as MNE picks them: types such as "mag" or "eeg", or names, also of channels that are marked
+        as bad. By default all channels of data that are not, which must be of one type, for others have
+        another unit.
     times
         Times of the samples of an array, in seconds.
     subject
@@ -66,14 +70,15 @@ def read_epochs(
     Warns
     -----
     UserWarning
-        Epochs were dropped, channels are marked as bad, trials have no stimulus, or channels have several
-        types. The message counts them.
+        Epochs were dropped, channels are marked as bad, trials have no stimulus or no run, or channels have
+        several types. The message counts them. Times of an array reach beyond 50 s, as milliseconds do.
 
     Raises
     ------
     NeurordlError
         There are no ids or times where they are needed, or they do not fit; channels are of several types and
-        were not picked; runs differ in their channels or times; a file is damaged; or MNE is not installed.
+        were not picked; runs differ in their subjects, channels or times; a file is damaged; or MNE is not
+        installed.
 
     Examples
     --------
@@ -86,35 +91,76 @@ def read_epochs(
     """
     if isinstance(epochs, np.ndarray):
         parts = [_of_array(epochs, stimulus, run, times)]
-    elif times is not None:
-        raise NeurordlError("times= is for an array; epochs and evoked responses have times of their own")
     else:
-        parts = _of_mne(epochs, stimulus, run, picks)
+        parts = _of_mne(epochs, stimulus, run, picks, times)
     for part in parts[1:]:
-        if part.channels != parts[0].channels or not np.array_equal(part.times, parts[0].times):
-            problem = f"{part.label} has other channels or times than {parts[0].label}"
-            raise NeurordlError(f"{problem}; pick the channels that all have, and crop to the same times")
-    ids = [stimulus for part in parts for stimulus in part.ids]
-    known = np.array([not is_missing(stimulus) for stimulus in ids], dtype=bool)
-    if not known.all():
-        notify(f"{np.sum(~known)} of {len(ids)} trials have no stimulus (blank or n/a), and are left out")
-    if not known.any():
-        raise NeurordlError(f"no trial of {parts[0].label} has a stimulus; name them by stimulus=")
+        _check_alike(part, parts[0])
+    subject = subject or _subject_of(parts)
+    named = {"stimulus": _texts([name for part in parts for name in part.ids])}
+    if any(len(part.runs) for part in parts):
+        named["run"] = _texts([name for part in parts for name in part.runs])
+    known = np.ones(len(named["stimulus"]), dtype=bool)
+    for name, texts in named.items():
+        has = np.array([text is not None for text in texts], dtype=bool)
+        if not has.all():
+            notify(f"{np.sum(~has)} of {len(has)} trials have no {name} (blank or n/a), and are left out")
+        if not has.any():
+            raise NeurordlError(f"no trial of {parts[0].label} has a {name}; name them by {name}=")
+        known &= has
     data = np.concatenate([part.data for part in parts]) if len(parts) > 1 else parts[0].data
-    observed: dict[str, list[str]] = {"stimulus": [str(x) for x, use in zip(ids, known, strict=True) if use]}
-    runs = [name for part in parts for name in part.runs]
-    if runs:
-        observed["run"] = [str(name) for name, use in zip(runs, known, strict=True) if use]
     record = {"reader": "read_epochs", "sources": [part.label for part in parts]}
     descriptors = {"provenance": json.dumps(record, ensure_ascii=False)}
-    subject = subject or next((part.subject for part in parts if part.subject), None)
     return TemporalDataset(
         data if known.all() else data[known],
         descriptors=descriptors | ({} if subject is None else {"subject": subject}),
-        obs_descriptors=observed,
+        obs_descriptors={
+            name: [text for text, use in zip(texts, known, strict=True) if use]
+            for name, texts in named.items()
+        },
         channel_descriptors=parts[0].channels,
         time_descriptors={"time": parts[0].times.tolist()},
     )
+
+
+def _texts(values: Sequence[object]) -> list[str | None]:
+    """Names as text, None where there is none; columns of whole numbers with gaps are decimal ones."""
+    present = [value for value in values if not is_missing(value)]
+    whole = all(isinstance(value, float) and value.is_integer() for value in present)
+    return [None if is_missing(x) else str(int(x) if whole else x) for x in values]  # type: ignore[call-overload]
+
+
+def _check_alike(part: _Trials, first: _Trials) -> None:
+    """Check that a run has the channels, in their order, and the times of the first one."""
+    remedy = "pick the channels that all have, and crop to the same times"
+    mine, theirs = (trials.channels["channel"] for trials in (part, first))
+    if other := [
+        name
+        for name in {**dict.fromkeys(mine), **dict.fromkeys(theirs)}
+        if (name in mine) != (name in theirs)
+    ]:
+        problem = f"other channels than {first.label} (not in both: {listed(other)})"
+    elif part.channels != first.channels:
+        problem, remedy = (
+            f"its channels in another order than {first.label}",
+            "reorder_channels brings them into one",
+        )
+    elif not np.array_equal(part.times, first.times):
+        spans = [f"{len(x.times)} from {x.times[0]:g} to {x.times[-1]:g} s" for x in (part, first)]
+        problem = f"other times than {first.label} ({spans[0]}, not {spans[1]})"
+    else:
+        return
+    raise NeurordlError(f"{part.label} has {problem}; {remedy}")
+
+
+def _subject_of(parts: Sequence[_Trials]) -> str | None:
+    """The subject that the names of the files say; several are an error."""
+    subjects = list(dict.fromkeys(part.subject for part in parts if part.subject))
+    if len(subjects) > 1:
+        problem = (
+            f"the files are of {len(subjects)} subjects ({listed(subjects)}), and a list is the runs of one"
+        )
+        raise NeurordlError(f"{problem}; call read_epochs for each, or name the one by subject=")
+    return subjects[0] if subjects else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,13 +182,22 @@ def _of_array(data: npt.NDArray[Any], stimulus: Names, run: Names, times: Sequen
         expected = "expected numbers (trials, channels, times)"
         raise NeurordlError(f"{label} is {data.dtype} of shape {data.shape}: {expected}")
     if stimulus is None or isinstance(stimulus, str):
-        raise NeurordlError(f"{label} has {len(data)} trials without ids: give stimulus= a list of them")
+        instead = "" if stimulus is None else f", not {stimulus!r}"
+        raise NeurordlError(
+            f"{label} has {len(data)} trials without ids: give stimulus= a list of them{instead}"
+        )
     if times is None or len(times) != data.shape[2]:
         counts = "no times" if times is None else f"{len(times)} times"
-        raise NeurordlError(f"{label} has {data.shape[2]} samples and {counts}: give each a time in seconds")
+        swapped = times is not None and len(times) in data.shape
+        remedy = (
+            "bring its axes into the order (trials, channels, times)"
+            if swapped
+            else "give each a time in seconds"
+        )
+        shape = f" of the shape {data.shape}" if swapped else ""
+        raise NeurordlError(f"{label}{shape} has {data.shape[2]} samples and {counts}: {remedy}")
     runs = [] if run is None else _listed(run, "run", len(data), label)
-    with explain(f"times= of {label} are no numbers"):
-        seconds = np.asarray(times, dtype=np.float64)
+    seconds = check_times(label, times)
     channels = {"channel": [str(k) for k in range(data.shape[1])]}
     return _Trials(label, data, seconds, _listed(stimulus, "stimulus", len(data), label), runs, channels)
 
@@ -156,7 +211,9 @@ def _listed(values: Names, name: str, count: int, label: str) -> list[Any]:
     return list(values)
 
 
-def _of_mne(source: Any, stimulus: Names, run: Names, picks: Names) -> list[_Trials]:
+def _of_mne(
+    source: Any, stimulus: Names, run: Names, picks: Names, times: Sequence[float] | None
+) -> list[_Trials]:
     try:
         import mne
     except ImportError as error:
@@ -164,9 +221,15 @@ def _of_mne(source: Any, stimulus: Names, run: Names, picks: Names) -> list[_Tri
     sources = list(source) if isinstance(source, list | tuple) else [source]
     if not sources:
         raise NeurordlError("there are no epochs to read; the list is empty")
+    for part in sources:
+        if isinstance(part, str | os.PathLike) and Path(part).suffix.lower() in _ARRAY_FILES:
+            remedy = "load the array (trials, channels, times) and pass it with its stimulus= and times="
+            raise NeurordlError(f"{part} is no file of MNE; {remedy}")
+    if times is not None:
+        raise NeurordlError("times= is for an array; epochs and evoked responses have times of their own")
     if all(isinstance(part, mne.Evoked) for part in sources):
         return [_of_evoked(sources, "the evoked responses", stimulus, run, picks)]
-    parts = []
+    parts, entities = [], []
     for number, part in enumerate(sources, start=1):
         label, names = "the epochs" + (f" {number}" if len(sources) > 1 else ""), dict[str, str]()
         if isinstance(part, str | os.PathLike):
@@ -180,10 +243,20 @@ def _of_mne(source: Any, stimulus: Names, run: Names, picks: Names) -> list[_Tri
         else:
             expected = "MNE's Epochs or Evoked, a file of them, or an array"
             raise NeurordlError(f"read_epochs takes {expected}, not {type(part).__name__}")
-        several = len(sources) > 1 and run is None
-        runs = [names.get("run", str(number))] * len(trials.ids) if several else trials.runs
-        parts.append(_Trials(**{**vars(trials), "runs": runs, "subject": names.get("sub")}))
-    return parts
+        parts.append(replace(trials, subject=names.get("sub")))
+        entities.append(names)
+    if len(parts) == 1 or run is not None:
+        return parts
+    runs = _names_of_runs(entities)
+    return [replace(part, runs=[name] * len(part.ids)) for part, name in zip(parts, runs, strict=True)]
+
+
+def _names_of_runs(entities: Sequence[Mapping[str, str]]) -> list[str]:
+    """Names of the runs of files: ``run-``, or the number; with ``ses-`` where runs have one name."""
+    runs = [of.get("run", str(number)) for number, of in enumerate(entities, start=1)]
+    if len(set(runs)) < len(runs):
+        runs = [f"{of.get('ses', '')} {run}".strip() for of, run in zip(entities, runs, strict=True)]
+    return runs if len(set(runs)) == len(runs) else [str(number) for number in range(1, len(runs) + 1)]
 
 
 def _loaded(mne: Any, path: Path) -> Any:
@@ -244,11 +317,18 @@ def _of_evoked(parts: Sequence[Any], label: str, stimulus: Names, run: Names, pi
 
 def _picked(data: Any, label: str, picks: Names) -> Any:
     """The chosen channels; those marked as bad are left out unless they are named."""
-    bads = list(data.info["bads"])
+    type_of_bad = (
+        dict(zip(data.info["bads"], data.get_channel_types(data.info["bads"]), strict=True))
+        if data.info["bads"]
+        else {}
+    )
     with explain(f"no channel of {label} fits picks={picks!r}"):
         data.pick("data" if picks is None else picks, exclude="bads", verbose="ERROR")
-    if bads:
-        notify(f"{label}: {len(bads)} channels are marked as bad and left out: {listed(bads)}")
+    bads = [name for name, type_ in type_of_bad.items() if picks is None or type_ in data.get_channel_types()]
+    if absent := [name for name in bads if name not in data.ch_names]:
+        notify(f"{label}: {len(absent)} channels are marked as bad and left out: {listed(absent)}")
+    if kept := [name for name in bads if name in data.ch_names]:
+        notify(f"{label}: {len(kept)} channels that picks= names are marked as bad: {listed(kept)}")
     types = sorted(set(data.get_channel_types()))
     if len(types) > 1 and picks is None:
         problem = f"{label} has channels of several types ({', '.join(types)}), whose units differ"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import compress
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack, overload
 
@@ -32,6 +33,7 @@ from neurordl.patterns.tables import (
     read_events,
     read_table,
     table_name,
+    warn_of_unnamed,
 )
 from neurordl.patterns.trials import TrialArray, is_trial_array, open_trials, read_trials, trial_table
 from neurordl.progress import tracked
@@ -200,13 +202,14 @@ def read_patterns(
         of_confounds = match_tables(scans.files, as_list(confounds.tables), "confounds")
     series, kept, counts = scans.read()
     estimates, notes, conditions, of_times = [], [], dict[str, None](), list[list[str]]()
-    opened = list(zip(scans.scans, scans.files, series, strict=True))
+    opened, unnamed = list(zip(scans.scans, scans.files, series, strict=True)), []
     for k, (scan, file, data) in enumerate(tracked(opened, "runs", progress)):
         if scan.n_volumes is None:
             raise NeurordlError(f"{file} is no series of volumes; expected BOLD (read_betas reads betas)")
         n_volumes, name = len(data), table_name(event_tables[of_events[k]], of_events[k])
         step, times, noticed = volume_times(file, n_volumes, scan.time, model.t_r, model.slice_time_ref)
-        run_events = read_events(event_tables[of_events[k]], name, condition, n_volumes * step)
+        run_events, nameless = read_events(event_tables[of_events[k]], name, condition, n_volumes * step)
+        unnamed.append((name, nameless))
         regressors, volumes = confounds.read(file, n_volumes, of_confounds[k])
         run = Run(file, data if volumes is None else data[volumes], run_events, times, regressors, volumes)
         estimate = model.fit(run)
@@ -220,6 +223,7 @@ def read_patterns(
             note["excluded"] = n_volumes - len(run.data)
         notes.append(note)
     _warn_of_times(scans.files, of_times)
+    warn_of_unnamed(unnamed, condition)
     if similar := similar_ids(conditions):
         notify(f"conditions of the events: {similar}")
     rows = scans.rows([estimate.rows for estimate in estimates])
@@ -273,7 +277,7 @@ def read_betas(
         `read_patterns`: GIFTI (``.func.gii``, ``.shape.gii``), CIFTI (``.dscalar.nii``), ``SurfaceImage``.
 
         Or the betas of single trials: an array (trials, voxels) or (x, y, z, trials), which may be a memory
-        map or a dataset of h5py, or a file of NumPy (``.npy``), HDF5 or MATLAB 7.3, such as those of
+        map or a dataset of h5py, or a file of NumPy (``.npy``), HDF5 or MATLAB, such as those of
         GLMsingle. An array (trials, voxels) is used as it is, and a memory map stays on the disk; of
         (x, y, z, trials) only the voxels of the mask are kept in memory.
     table
@@ -514,6 +518,10 @@ def _open(images: Images, mask: Region, subject: str | None, session: Names, run
         raise NeurordlError(f"{pair}; give a mask that is a NIfTI image")
     else:
         scans, space = open_volumes(images, mask)
+    files_of = [image.values() if isinstance(image, Mapping) else [image] for image in images]
+    paths = [Path(file).resolve() for file in chain(*files_of) if isinstance(file, str | os.PathLike)]
+    if twice := [path for path, count in Counter(paths).items() if count > 1]:
+        raise NeurordlError(f"images= has {twice[0]} twice, whose noise is not independent; leave one out")
     files = [scan.file for scan in scans]
     entities = [recording(file) for file in files]
     if subject is None:
@@ -597,8 +605,8 @@ def read_bids(
     Warns
     -----
     UserWarning
-        Subjects have no such image and are left out, images are read from the ``derivatives`` of a data set,
-        or as in `read_patterns`.
+        Subjects have no such image and are left out, runs have events but no image, images are read from the
+        ``derivatives`` of a data set, or as in `read_patterns`.
 
     Raises
     ------
@@ -669,6 +677,7 @@ def find_bids(
     if lacking and subjects is None:
         counts = f"{len(lacking)} of {len(folders)} subjects in {base} have no image of this task and space"
         notify(f"{counts} and are left out: {listed(lacking)}")
+    sides = {parse_name(path)[0].get("hemi") for path in images} - {None}
     scanned = []
     for subject in chosen:
         files = [path for path in images if recording(path)["sub"] == subject]
@@ -680,9 +689,36 @@ def find_bids(
             recordings.setdefault("_".join(recording(path).values()), []).append(path)
         for of_run in recordings.values():
             _check_one_image(of_run)
+            if len(of_run) < len(sides):
+                raise NeurordlError(
+                    f"{of_run[0].name} has no image of the other hemisphere beside it, as others in {base} "
+                    f"have; complete sub-{subject}, or leave it out by subjects="
+                )
         events = [_bids_events(of_run[0], base, events_root) for of_run in recordings.values()]
         scanned.append(BidsSubject(f"sub-{subject}", files, events))
+    _warn_of_lone_events(scanned, task)
     return scanned
+
+
+def _warn_of_lone_events(scanned: Sequence[BidsSubject], task: str) -> None:
+    """Give a notice of runs that have events and no image, as where fMRIPrep did not finish."""
+    lone = []
+    for subject in scanned:
+        known = [recording(image) for image in subject.images]
+        sessions = {names.get("ses") for names in known}
+        files = (sorted(folder.glob("*_events.tsv")) for folder in {path.parent for path in subject.events})
+        for file in chain(*files):
+            names = recording(file)
+            relevant = f"sub-{names.get('sub')}" == subject.name and names.get("task") == task
+            if (
+                relevant
+                and names.get("ses") in sessions
+                and not any(names.items() <= of.items() for of in known)
+            ):
+                lone.append(file.name.removesuffix("_events.tsv"))
+    if lone:
+        runs = "run has" if len(lone) == 1 else "runs have"
+        notify(f"{len(lone)} {runs} events, but no image of this task and space: {listed(lone)}")
 
 
 def _check_one_image(of_run: Sequence[Path]) -> None:

@@ -82,8 +82,9 @@ def find_betas(source: Source | Sequence[Source], *, single_trials: bool = False
     Raises
     ------
     NeurordlError
-        There is no such analysis, a part of it is missing or damaged, it is of the second level, no beta is
-        the response to a condition, or conditions have several basis functions such as FIR or TENT.
+        There is no such analysis, a part of it is missing or damaged, it is of the second level, one is given
+        twice, several are of different people, no beta is the response to a condition, or conditions have
+        several basis functions such as FIR or TENT.
 
     Examples
     --------
@@ -119,6 +120,7 @@ def find_betas(source: Source | Sequence[Source], *, single_trials: bool = False
         raise NeurordlError(
             f"source= has analyses of several packages ({listed(paths)}); give those of one at a time"
         )
+    _check_sources(places)
     images: list[Image] = []
     tables = []
     if single_trials and readers[0] is not _afni:
@@ -158,6 +160,32 @@ def _analysis(path: Path) -> tuple[Path, Callable[[Path], Betas]]:
     if not path.is_file():
         raise NeurordlError(f"there is no folder or file {path}; check the path")
     return path, _afni
+
+
+def _check_sources(places: Sequence[Path]) -> None:
+    """Refuse the same data twice, which would be cross-validated with themselves, and several people."""
+    earlier: dict[Path, Path] = {}
+    for place in places:
+        file = place.resolve()
+        file = file.parent if file.name == "reg_standard" else file
+        other = earlier.setdefault(file.with_name(_stem(file)), place)
+        if other is not place:
+            raise NeurordlError(
+                f"source= has the same analysis twice ({listed([other, place])}), and no noise is "
+                "independent between the two; leave one out (of AFNI's two files, name .HEAD alone)"
+            )
+    people = {part for place in places if (part := _person(place))}
+    if len(people) > 1:
+        raise NeurordlError(
+            f"source= has analyses of several people ({listed(sorted(people))}), and several are runs or "
+            "sessions of one; call find_betas for each person"
+        )
+
+
+def _person(place: Path) -> str | None:
+    """The person whom the last name of a path with the entity ``sub`` is of."""
+    names = re.findall(r"(?<![A-Za-z0-9])sub-[A-Za-z0-9]+", str(place.absolute()))
+    return str(names[-1]) if names else None
 
 
 def _with_runs(tables: Sequence[pd.DataFrame], places: Sequence[Path]) -> pd.DataFrame:
@@ -374,7 +402,7 @@ def _conditions(folder: Path, settings: dict[str, str], counts: Counter[str]) ->
                 counts["regressors that are empty or interactions"] += 1
             else:
                 conditions[wave] = title
-            derivative = int(settings.get(f"deriv_yg{number}", 0))
+            derivative = int(settings.get(f"deriv_yn{number}", 0))
             counts["derivatives"] += derivative
             wave += 1 + derivative
         if wave - 1 != int(settings.get("evs_real", wave - 1)):

@@ -56,8 +56,12 @@ def read_table(table: Table, name: str) -> pd.DataFrame:
     return table.mask(table.map(is_missing))
 
 
-def read_events(table: Table, name: str, condition: str, length: float) -> pd.DataFrame:
-    """Read the events of a run in time order: ``condition``, ``onset`` and ``duration`` in seconds.
+def read_events(
+    table: Table, name: str, condition: str, length: float
+) -> tuple[pd.DataFrame, pd.Series[bool]]:
+    """Read the events of a run in time order, and which rows of the table have no name.
+
+    Events have the columns ``condition``, ``onset`` and ``duration`` in seconds.
 
     Parameters
     ----------
@@ -73,8 +77,8 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
     Warns
     -----
     UserWarning
-        Rows have no name, or one that other software writes for none; or a condition has two events at once,
-        or one that begins before another has ended.
+        Rows have a name that other software writes for none; or a condition has two events at once, or one
+        that begins before another has ended.
 
     Raises
     ------
@@ -89,13 +93,6 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
     unnamed = frame[condition].isna()
     if unnamed.all():
         raise NeurordlError(f"{name} has no event with a {condition}; condition= names another column")
-    if unnamed.any():
-        notice = (
-            f"{name}: {unnamed.sum()} of {len(frame)} events have no {condition} (blank or n/a) and are not "
-        )
-        notice += f"modeled, rows {listed(frame.index[unnamed] + 1)} (from 1, below the header)"
-        remedy = "give them a name to model them, and leave_out= it if you need no pattern"
-        notify(f"{notice}; {remedy}")
     frame = frame[~unnamed]
     warn_of_names(frame[condition], f"{name}, column {condition!r}")
     events = pd.DataFrame({"condition": frame[condition].map(name_of)})
@@ -116,7 +113,24 @@ def read_events(table: Table, name: str, condition: str, length: float) -> pd.Da
     _check_repeated(events, frame, name)
     events = events.sort_values("onset", kind="stable", ignore_index=True)
     _warn_of_overlaps(events, name)
-    return events
+    return events, unnamed
+
+
+def warn_of_unnamed(unnamed: Sequence[tuple[str, pd.Series[bool]]], condition: str) -> None:
+    """Give one notice of the rows of all runs that have no name; each run has its table and its rows."""
+    runs = [(name, rows) for name, rows in unnamed if rows.any()]
+    if not runs:
+        return
+    n_unnamed, n_rows = (sum(map(count, (rows for _, rows in unnamed))) for count in (sum, len))
+    (name, rows), where, example = runs[0], runs[0][0], ""
+    if len(unnamed) > 1:
+        where, example = f"{len(runs)} of {len(unnamed)} runs", f" of {name}"
+    which = f"{'such as ' if example else ''}rows {listed(rows.index[rows] + 1)}{example}"
+    notify(
+        f"{where}: {n_unnamed} of {n_rows} events have no {condition} (blank or n/a) and are not modeled, "
+        f"{which} (from 1, below the header); give them a name to model them, and leave_out= it if you need "
+        "no pattern"
+    )
 
 
 def _warn_of_overlaps(events: pd.DataFrame, name: str) -> None:

@@ -67,7 +67,9 @@ class Noise:
         "shrinkage_eye" or "shrinkage_diag" (shrunk towards the identity or the diagonal), or "full". Or the
         covariance itself: an array (channels, channels), or an ``mne.Covariance``, whose channels are matched
         by name with the channel descriptor ``channel``. If it lacks rank, as after an average reference,
-        patterns are whitened within its rank.
+        patterns are whitened within its rank. Channels of several types (the channel descriptor ``type``),
+        such as magnetometers and EEG, are first brought to the same mean variance, since they have other
+        units; "shrinkage_eye" then shrinks towards the mean variance of each type.
 
         "diagonal" is univariate noise normalization. Sources: Ledoit & Wolf 2004, J. Multivar. Anal. 88:365,
         for "shrinkage_eye"; Schäfer & Strimmer 2005, Stat. Appl. Genet. Mol. Biol. 4:32, for
@@ -518,9 +520,9 @@ def _whitening(
         if noise.by == "run":
             return _Whitening(covariances=covariances, estimator=noise.name)
         if measure.whitened_by_root:
-            root = _inverse(covariances[0], noise.name, source.label, power=0.5)
+            root = _inverse(covariances[0], noise.name, source, power=0.5)
             return _Whitening(root=torch.from_numpy(root))
-        precision = _inverse(covariances[0], noise.name, source.label)
+        precision = _inverse(covariances[0], noise.name, source)
     if precision is None:
         return _Whitening()
     with explain("precision= is not a matrix of real numbers"):
@@ -618,7 +620,7 @@ def _by_function(measure: Dissimilarity, source: Source, whitening: _Whitening) 
             )
             for pair in pairs.tolist():
                 mean = (whitening.covariances[pair[0]] + whitening.covariances[pair[1]]) / 2
-                precision = torch.from_numpy(_inverse(mean, whitening.estimator, source.label))
+                precision = torch.from_numpy(_inverse(mean, whitening.estimator, source))
                 total = total + _distances(measure, source, cells[..., pair, :, :], precision, options)
             return total / len(pairs)
         if not source.balanced:
@@ -718,13 +720,28 @@ def _estimates(
             dof_of = [float(values[run == number][0]) for number in range(len(runs))]
             dof = sum(dof_of)
     if noise.by == "pooled":
-        return [covariance(rows, dof, noise.name, source.label)]
+        return [_of_types(rows, dof, noise.name, source, source.label)]
     if absent := [name for name in source.runs if name not in runs]:
         raise NeurordlError(f"{label} have no run {absent[0]!r}")
     return [
-        covariance(rows[run == k], dof_of[k], noise.name, f"{source.label}, run {runs[k]}")
+        _of_types(rows[run == k], dof_of[k], noise.name, source, f"{source.label}, run {runs[k]}")
         for k in map(runs.index, source.runs)
     ]
+
+
+def _of_types(rows: npt.NDArray[Any], dof: float, estimator: str, source: Source, label: str) -> Floats:
+    """Estimated covariance of channels that may be of several types."""
+    if not source.types_of_channels().any() or not np.isfinite(rows).all():
+        return covariance(rows, dof, estimator, label)
+    units = _units(rows.var(axis=0, dtype=np.float64), source)
+    return covariance(rows * units, dof, estimator, label) / np.outer(units, units)
+
+
+def _units(variances: Floats, source: Source) -> Floats:
+    """Factors that give the channels of each type a mean variance of 1."""
+    types = source.types_of_channels()
+    means = np.bincount(types, variances) / np.bincount(types)
+    return np.asarray(1 / np.sqrt(np.where(means > 0, means, 1.0)))[types]
 
 
 def covariance(residuals: npt.NDArray[np.floating], dof: float, estimator: str, label: str) -> Floats:
@@ -782,9 +799,15 @@ def covariance(residuals: npt.NDArray[np.floating], dof: float, estimator: str, 
     return np.asarray(sample * np.where(np.eye(len(sample), dtype=bool), 1.0, 1 - share))
 
 
-def _inverse(matrix: Floats, estimator: str, label: str, power: float = 1.0) -> Floats:
-    """Return the symmetric inverse of a covariance, or a root of it; refuse an estimate that is singular."""
-    values, vectors = np.linalg.eigh(matrix)
+def _inverse(matrix: Floats, estimator: str, source: Source, power: float = 1.0) -> Floats:
+    """Return the inverse of a covariance, or a root of it; refuse an estimate that is singular.
+
+    Whether it is singular is judged where channels of all types have the same mean variance: in volts and
+    teslas, magnetometers would be rounding errors beside EEG. A root is symmetric there.
+    """
+    label, several = source.label, source.types_of_channels().any()
+    units = _units(np.diag(matrix), source) if several else np.ones(len(matrix))
+    values, vectors = np.linalg.eigh(matrix * np.outer(units, units) if several else matrix)
     floor = len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
     rank = int((values > floor).sum())
     if rank < len(values) and estimator == "covariance" and rank:
@@ -796,4 +819,7 @@ def _inverse(matrix: Floats, estimator: str, label: str, power: float = 1.0) -> 
         problem = f"the noise covariance of {label} is singular with noise={estimator!r}"
         counts = f"{len(values)} channels, rank {rank}"
         raise NeurordlError(f"{problem}: {counts}; {remedy}, or give more residuals")
-    return np.asarray((vectors / values**power) @ vectors.T)
+    inverse = (vectors / values**power) @ vectors.T
+    return np.asarray(
+        inverse * (units[:, None] if power < 1 else np.outer(units, units)) if several else inverse
+    )

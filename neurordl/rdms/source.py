@@ -89,6 +89,7 @@ class Source:
         self.n_channels = shape[1] if channels is None else len(channels)
         names_of = dataset.channel_descriptors.get("channel")
         self.channel_names = None if names_of is None else list(map(str, names_of))
+        self.types = dataset.channel_descriptors.get("type")
         names, self.stimulus = coded(dataset, descriptor, label)
         if len(names) < 2:
             raise NeurordlError(f"{label} has a single stimulus, {names[0]!r}; an RDM needs two or more")
@@ -179,6 +180,13 @@ class Source:
         result.channels = chosen if self.channels is None else self.channels[chosen]
         result.n_channels = len(chosen)
         return result
+
+    def types_of_channels(self) -> Places:
+        """The number of each channel's type, such as "mag" or "eeg"; 0 if types are not known."""
+        if self.types is None:
+            return np.zeros(self.n_channels, dtype=np.int64)
+        types = np.asarray(self.types, dtype=str)
+        return np.unique(types if self.channels is None else types[self.channels], return_inverse=True)[1]
 
     def split_half(self, stimuli: Stimuli = slice(None)) -> tuple[Floats, int]:
         """Correlation of each channel's odd and even measurements of the stimuli that have repeats.

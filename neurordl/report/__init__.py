@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 
 import pandas as pd
@@ -33,6 +33,7 @@ from neurordl.report.content import (
     weight_checksums,
 )
 from neurordl.report.page import Section, figure_files, render
+from neurordl.report.time import TimeTests
 from neurordl.rsa.scores import COLUMNS, Evaluation
 from neurordl.training.run import Run, read_run
 from neurordl.validate import check_choice, check_columns, counted, listed, without_paths
@@ -79,7 +80,8 @@ def write_report(
         The file to write, named ``.html``. An earlier one is replaced.
     contents
         What to report, by name: a run, an evaluation, a sequence of a run and its evaluations, or the table
-        of a study (`run_grid`) with the column ``condition``. Its columns of decimal numbers are its
+        of a study (`run_grid`) with the column ``condition``. In a sequence, results of `time_clusters` and
+        `latencies` follow the evaluation to which they belong. Its columns of decimal numbers are its
         measures, and the others say which rows are paired. Several runs or evaluations are also set side by
         side. A table has no settings: what `read_contents` reads from the folder of a study has, and its
         report says how the runs were trained and scored.
@@ -182,7 +184,10 @@ def _checksum(part: Entry | Grid) -> str:
         runs = {name: _checksum(entry) for name, entry in part.runs.items()}
         return io.sha256_json([_cells(part.frame), part.measures, part.reference, part.settings, runs])
     run = part.run and [part.run.record, _cells(part.run.history), weight_checksums(part.run)]
-    tables = [[x.record, *map(_cells, (x.frame, x.differences, x.roi_differences))] for x in part.scores]
+    tables = [
+        [x.record, *map(_cells, (x.frame, x.differences, x.roi_differences, *x.tests.tables))]
+        for x in part.scores
+    ]
     return io.sha256_json(without_paths(io.json_text([run, tables])))
 
 
@@ -241,11 +246,26 @@ def _prepared(name: str, content: object, reference: str | None) -> Entry | Grid
     parts = content if isinstance(content, Sequence) and not isinstance(content, str) else [content]
     runs = [part for part in parts if isinstance(part, Run)]
     scores = [part for part in parts if isinstance(part, Evaluation)]
-    if len(runs) + len(scores) < max(len(parts), 1) or len(runs) > 1:
-        expected = "a Run, an Evaluation, a run with its evaluations, or a table"
+    tests = {id(part): _tables_after(part, parts) for part in scores}
+    known = [*runs, *scores, *chain.from_iterable(tests.values())]
+    if not parts or len(known) < len(parts) or len(runs) > 1:
+        expected = "a Run, an Evaluation with its tests over time, a run with its evaluations, or a table"
         raise NeurordlError(f"{name!r} is {content!r:.60}: expected {expected}")
-    read = [Scores(part.to_frame(), part.record, part.differences, part.roi_differences) for part in scores]
+    read = [_scores_of(part, tests[id(part)], name) for part in scores]
     return Entry(name, runs[0] if runs else None, read)
+
+
+def _tables_after(evaluation: Evaluation, parts: Sequence[object]) -> list[pd.DataFrame]:
+    """The tables that follow an evaluation, up to the next one."""
+    place = next(k for k, part in enumerate(parts) if part is evaluation)
+    following = takewhile(lambda part: not isinstance(part, Evaluation), parts[place + 1 :])
+    return [part for part in following if isinstance(part, pd.DataFrame)]
+
+
+def _scores_of(evaluation: Evaluation, tables: Sequence[pd.DataFrame], name: str) -> Scores:
+    """The tables of an evaluation, with its clusters and onsets."""
+    frames = (evaluation.to_frame(), evaluation.record, evaluation.differences, evaluation.roi_differences)
+    return Scores(*frames, tests=TimeTests.of(tables, evaluation.frame, name))
 
 
 def _checked(grid: Grid, reference: str | None) -> Grid:

@@ -30,6 +30,7 @@ from neurordl.plots import (
 )
 from neurordl.plots.training import bounds_of, column_name, transfer_path
 from neurordl.report.page import Block, Figure, Notes, Section, Table, Text, draw, ids_text, number
+from neurordl.report.time import TimeTests
 from neurordl.rsa.inference.infer import mean_interval
 from neurordl.rsa.scores import p_text, rows_of_means, time_axes
 from neurordl.teachers.base import Record
@@ -76,6 +77,8 @@ _CITED = {
     "12:e82566. https://doi.org/10.7554/eLife.82566",
     "fdr": "Benjamini, Y. & Hochberg, Y. (1995). Controlling the false discovery rate. Journal of the Royal "
     "Statistical Society B 57:289–300.",
+    "clusters": "Maris, E. & Oostenveld, R. (2007). Nonparametric statistical testing of EEG- and MEG-data. "
+    "Journal of Neuroscience Methods 164:177–190. https://doi.org/10.1016/j.jneumeth.2007.03.024",
 }
 
 
@@ -88,6 +91,7 @@ class Scores:
     differences: pd.DataFrame = field(default_factory=pd.DataFrame)
     roi_differences: pd.DataFrame = field(default_factory=pd.DataFrame)
     name: str = "evaluation"
+    tests: TimeTests = field(default_factory=TimeTests)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -385,6 +389,7 @@ def _scoring_sentences(scores: Scores) -> Iterator[str]:
         times = scores.frame["time"].dropna()
         n_times = counted(times.nunique(), "time")
         yield f"The RDMs were those of {n_times} from {number(times.min())} to {number(times.max())} s."
+    yield from scores.tests.sentences()
     pooled = sorted({int(n) for n in means["n_subjects"].dropna() if n})
     if pooled and pooled != [people]:
         new = " whose RDMs were not fitted" if means["fitted"].str.endswith("subjects: no").all() else ""
@@ -493,18 +498,19 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
         text += f" Shown are the first {_MOST_ROIS} of {len(rois)} ROIs."
     title, spoken = f"{_capital(scores.noun)}s and the noise ceiling, {which}", f"{text} {_spoken(means)}"
     axes = time_axes(frame)
-    over_time = bool(axes)
+    over_time, shown = bool(axes), scores.tests.drawn(list(frame["layer"]))
     if groups := set(scores.settings.get("groups") or ()):
         text += f" The stimuli come in {len(groups)} groups."
     for roi in rois[:_MOST_ROIS] if over_time else ():
         text = f"Means over time{f' in {roi}' if roi else ''} with their intervals, and the noise ceiling."
         spoken = f"{text} {_spoken(means[means['roi'] == roi])}"
         if len(axes) == 1:
-            yield draw(partial(plot_time_course, frame, roi=roi), title, spoken, text)
+            drawing = partial(plot_time_course, frame, roi=roi, onsets=scores.tests.onsets, **shown)
+            yield draw(drawing, title, spoken, text)
             continue
         text = f"Means at each time of the model and of the data{f' in {roi}' if roi else ''}."
         for layer in list(dict.fromkeys(frame["layer"]))[:_MOST_ROIS]:
-            drawing = partial(plot_model_time, frame, layer=layer, roi=roi)
+            drawing = partial(plot_model_time, frame, layer=layer, roi=roi, **shown)
             yield draw(drawing, f"{layer or 'the model'}: {title}", spoken, text)
     if not over_time:
         yield draw(partial(plot_scores, frame, roi=chosen), title, spoken, text)
@@ -534,6 +540,7 @@ def _layers(scores: Scores, which: str) -> Iterator[Block]:
     caption = f"{'Highest means' if over_time else 'Means'} over subjects{_tested(means)}"
     columns = (*header, "noise ceiling", "subjects", "fitted", "note")
     yield _nonempty(Table(caption, columns, rows))
+    yield from map(_nonempty, scores.tests.blocks(scores.noun))
     if over_time:
         yield Text(
             "Evaluation.save and neurordl compare write the scores at all times into scores.csv, and "
@@ -1099,7 +1106,7 @@ def _transfer_figure(frame: pd.DataFrame, title: str, reference: str | None = No
 
 def citations(entries: Sequence[Entry], grids: Sequence[Grid], version: str) -> Section:
     """What to cite, according to what was used."""
-    used = {"rdl": bool(grids)} | dict.fromkeys(("rsa", "ceiling", "bootstrap", "fdr"), False)
+    used = {"rdl": bool(grids)} | dict.fromkeys(("rsa", "ceiling", "bootstrap", "fdr", "clusters"), False)
     for grid in grids:
         used["rsa"] |= any(grid.scored(measure) is not None for measure in grid.measures)
         used["ceiling"] |= set(_CEILINGS) <= set(grid.frame)
@@ -1111,5 +1118,6 @@ def citations(entries: Sequence[Entry], grids: Sequence[Grid], version: str) -> 
             used["ceiling"] |= bool(part.means["ceiling_lower"].notna().any())
             used["bootstrap"] |= bool(part.settings.get("bootstrap"))
             used["fdr"] |= bool(part.means["p_fdr"].notna().any())
+            used["clusters"] |= bool(part.tests.clusters)
     software = f"neurordl (version {version}), the neurordl developers. Its file CITATION.cff has the entry."
     return Section("How to cite", [Notes([software, *(text for name, text in _CITED.items() if used[name])])])

@@ -18,7 +18,7 @@ from scipy.spatial import KDTree
 
 from neurordl.arrays import Bools, Floats, Ints
 from neurordl.errors import NeurordlError, explain, notify
-from neurordl.patterns.meshes import Mesh
+from neurordl.patterns.meshes import Mesh, edges_of
 from neurordl.patterns.surfaces import HEMISPHERES
 from neurordl.rdms.source import parsed_record
 from neurordl.validate import check_number
@@ -44,12 +44,15 @@ class Neighborhoods(Protocol):
         (centers,) how many channels are around each.
     places
         (centers, axes) where the centers lie.
+    n_left_out
+        How many channels are no centers, since too few of the channels around them have data.
     single
         Whether no center has another channel than itself.
     """
 
     n_channels: Places
     places: Places
+    n_left_out: int
     single: bool
 
     def batches(self, room: int, per_channel: int, per_center: int) -> Iterator[tuple[Indices, Places]]:
@@ -137,6 +140,7 @@ class Spheres:
                 f"most is {counts.max()}, {best:.1%} (a slice or a thin mask has fewer): take "
                 f"threshold={enough:g} or less, or a smaller radius"
             )
+        self.n_left_out = len(voxels) - len(self.centers)
         self.n_channels = counts[self.centers].astype(np.int32)
         self.places = voxels[self.centers].astype(np.int32)
         self.single = len(self.offsets) == 1
@@ -204,6 +208,7 @@ class Patches:
                 f"no patch of radius={radius!r} has data in {threshold:.1%} of its vertices; the most is "
                 f"{best:.1%}: take threshold={less:g} or less, or a smaller radius"
             )
+        self.n_left_out = int(((counts[1] > 0) & ~enough).sum())
         self.number = np.cumsum(enough) - 1  # of each center among those that have enough
         self.number[~enough] = -1
         self.n_channels = counts[0][enough].astype(np.int32)
@@ -269,8 +274,7 @@ class _Hemisphere:
         self.channel = np.full(len(points), -1, dtype=np.int32)
         used = np.flatnonzero(vertices >= 0)
         self.channel[vertices[used]] = used
-        pairs = np.sort(mesh.faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
-        first, second = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0).T
+        first, second = edges_of(mesh)
         lengths = np.linalg.norm(points[first] - points[second], axis=1)
         ends = np.concatenate([first, second]), np.concatenate([second, first])
         self.graph = csr_array((np.tile(lengths, 2), ends), shape=(len(points), len(points)))

@@ -111,12 +111,16 @@ class Coverage:
         Number of these pairs that both a layer and a subject of the mean have.
     pairs, stimuli
         By subject, the number of pairs that were measured, and of stimuli without any such pair.
+    shared
+        Numbers of pairs that two subjects of the mean or more have, and that any of them has; None in records
+        of earlier versions, and for a mean of one subject.
     """
 
     requested: int
     compared: int
     pairs: Mapping[str, int]
     stimuli: Mapping[str, int]
+    shared: Sequence[int] | None = None
 
     @classmethod
     def of(cls, models: Floats, data: Floats, subjects: Subjects, keep: Bools) -> Coverage:
@@ -126,7 +130,21 @@ class Coverage:
         without = [len(unmeasured_stimuli(row)) for row in measured]
         pairs = dict(zip(subjects.names, measured.sum(axis=1).tolist(), strict=True))
         stimuli = dict(zip(subjects.names, without, strict=True))
-        return cls(int(keep.sum()), int(compared.sum()), pairs, stimuli)
+        of_mean = measured[list(subjects.pooled)]
+        shared = [int((of_mean.sum(axis=0) >= n).sum()) for n in (2, 1)] if len(of_mean) > 1 else None
+        return cls(int(keep.sum()), int(compared.sum()), pairs, stimuli, shared)
+
+    @property
+    def note_on_ceiling(self) -> str:
+        """That most pairs were measured in one subject; empty if not, or if all were: a reason says so."""
+        shared, every = self.shared or (0, 0)
+        if not 0 < 2 * shared < every:
+            return ""
+        return (
+            f"noise ceiling: {shared:,} of {every:,} pairs were measured in two subjects or more; the lower "
+            "bound is of these, and the upper one says nothing of the others. For a ceiling on the pairs of "
+            "the scores, compare the stimuli that all saw"
+        )
 
     @property
     def note(self) -> str:
@@ -224,10 +242,19 @@ class RoiScores:
         several = self.inference.n_subjects > 1
         untested = several and self.inference.resampling.variance_method.why_undefined
         untested = untested or "one subject: no interval, no p" + ("" if several else ", no noise ceiling")
-        usual = "; ".join(filter(None, [chance_note(self.agreement), self.repeated]))
+        usual = "; ".join(filter(None, [self._why_no_ceiling, chance_note(self.agreement), self.repeated]))
         undefined = reasons[np.arange(len(p)), np.isnan(self.study.scores).argmax(axis=1)]
         cases = [n_subjects == 0, np.isnan(p), self.inference.no_width]
         return np.select(cases, [undefined, untested, NO_WIDTH], usual)
+
+    @property
+    def _why_no_ceiling(self) -> str:
+        """That no pair was measured in two subjects of the mean; empty if some was, or if there is one."""
+        measured = np.isfinite(self.study.data[list(self.subjects.pooled)])
+        shared = len(measured) < 2 or (measured.sum(axis=0) > 1).any()
+        if shared:
+            return ""
+        return "no pair was measured in two subjects: no lower noise ceiling, and the upper one says nothing"
 
     def between(self, layers: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
         """Columns with each two layers: the difference of their means, its interval, and p (two-sided)."""
@@ -657,7 +684,14 @@ class Evaluation:
         parts = {"settings": self.settings, "match": match, "versions": versions()}
         return {**parts, "title": self.title, "notes": self.notes}
 
-    def to_html(self, path: str | os.PathLike[str], title: str = "Evaluation", figures: bool = True) -> Path:
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        title: str = "Evaluation",
+        figures: bool = True,
+        *,
+        tests: Sequence[pd.DataFrame] = (),
+    ) -> Path:
         """Write a report of the evaluation as one HTML file; see `neurordl.report.write_report`.
 
         Parameters
@@ -668,6 +702,8 @@ class Evaluation:
             Heading of the page.
         figures
             Write the figures also as PDF and SVG, into a folder beside the file.
+        tests
+            Results of `time_clusters` and `latencies`, if this is an evaluation over time.
 
         Returns
         -------
@@ -677,11 +713,11 @@ class Evaluation:
         Raises
         ------
         NeurordlError
-            The file cannot be written.
+            The file cannot be written, or a table is none of these.
         """
         from neurordl.report import write_report
 
-        return write_report(path, {title: self}, figures=figures)
+        return write_report(path, {title: [self, *tests]}, figures=figures)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the evaluation into a folder.
@@ -893,7 +929,7 @@ class Evaluation:
         for roi, coverage in coverages.items():
             resampled = "stimuli" in self.inferences[roi].resampling.factors
             few = few_pairs(n, coverage.compared, resampled=resampled, requested=coverage.requested)
-            for note in filter(None, [few, coverage.note]):
+            for note in filter(None, [few, coverage.note, coverage.note_on_ceiling]):
                 rois.setdefault(note, []).append(roi)
         return [
             note if len(names) == len(coverages) else f"{listed(names)}: {note}"

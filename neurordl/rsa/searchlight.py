@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from neurordl.measures.kernels.distances import distance_matrices
 from neurordl.measures.kernels.similarities import InnerProducts
 from neurordl.measures.kernels.similarities import Partial as PartialKernel
 from neurordl.patterns.meshes import Mesh, Surface, read_meshes
-from neurordl.patterns.surfaces import HEMISPHERES
+from neurordl.patterns.surfaces import HEMISPHERES, map_suffix, maps_bytes
 from neurordl.progress import progress_bar
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.rdms.source import Center, Source, check_rates, check_runs
@@ -76,7 +76,8 @@ class Searchlight:
     match
         Which stimuli of patterns and models were matched.
     settings
-        Radius, threshold, dissimilarity, comparison, and how the patterns were centered.
+        Radius, threshold, dissimilarity, comparison, how the patterns were centered, and ``n_left_out``: how
+        many voxels or vertices have data and are no centers, since their neighborhoods have too little.
     grid
         Shape and affine of the images, if they are known, as for the patterns of `read_patterns`.
     surface
@@ -88,7 +89,7 @@ class Searchlight:
     centers: Places
     n_voxels: Places
     match: Match
-    settings: Mapping[str, object]
+    settings: Mapping[str, Any]
     grid: Grid | None = None
     surface: Mapping[str, Mesh] | None = None
 
@@ -194,16 +195,11 @@ class Searchlight:
 
             maps.to_gifti("maps/sub-01")
         """
-        from nibabel.gifti.gifti import GiftiDataArray, GiftiImage, GiftiMetaData
-
         stem = re.sub(r"(?i)(\.func)?\.gii$", "", str(check_path("path", path)))
         files = {}
         for side, maps in self._by_hemisphere().items():
-            options = {"intent": "NIFTI_INTENT_NONE", "datatype": "NIFTI_TYPE_FLOAT32"}
-            arrays = [GiftiDataArray(maps[name], meta={"Name": name}, **options) for name in self.models]
-            meta = GiftiMetaData({"AnatomicalStructurePrimary": f"Cortex{side.title()}"})
-            files[side] = Path(f"{stem}_hemi-{side[0].upper()}.func.gii")
-            write_bytes(files[side], GiftiImage(meta=meta, darrays=arrays).to_bytes())
+            files[side] = Path(f"{stem}{map_suffix(side)}")
+            write_bytes(files[side], maps_bytes(np.stack(list(maps.values()), axis=1), self.models, side))
         return files
 
     def _by_hemisphere(self) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
@@ -257,9 +253,13 @@ class Searchlight:
         )
         if isinstance(controlled := self.settings.get("controlled"), list):
             comparison = f"{comparison}, controlled for {listed(controlled)}"
+        centers = f"{len(self.centers)}, of {few if few == most else f'{few} to {most}'} {noun} each"
+        if n_left_out := self.settings["n_left_out"]:
+            share = f"{100 * self.settings['threshold']:.4g}%"
+            centers += f"; {n_left_out} {noun} with data in less than {share} of theirs are left out"
         cells = [
             ("searchlight", f"radius {radius_text(radius)}, {measure}, models compared by {comparison}"),
-            ("centers", f"{len(self.centers)}, of {few if few == most else f'{few} to {most}'} {noun} each"),
+            ("centers", centers),
             ("matched", f"{len(self.match.matched)} stimuli; {len(self.match.unused)} only in the models"),
         ]
         for name, scores in zip(self.models, self.scores, strict=True):
@@ -436,6 +436,7 @@ def searchlight(
     names = {"dissimilarity": measure.name, "comparison": comparison.name}
     settings: dict[str, object] = {"radius": radius, "threshold": threshold, **names, "center": center}
     settings |= {} if partial is None else {"controlled": partial.names}
+    settings["n_left_out"] = around.n_left_out
     space = (None, meshes) if meshes is not None else (grid_of(patterns), None)
     return Searchlight(tuple(named), scores, around.places, around.n_channels, match, settings, *space)
 

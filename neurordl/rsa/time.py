@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from neurordl.validate import check_choice, check_count, check_number, counted, 
 Course: TypeAlias = tuple[str, str, list[Floats], Floats]
 """Layer, ROI, the times of each axis, and scores (subjects, times) or (subjects, model times, times)."""
 
+MINUS = " − "
+"""Between the two layers of a difference."""
 _LIMITS = (0.025, 0.975)
 
 
@@ -86,24 +88,38 @@ class ClusterTest:
         Of scores (subjects, model times, times), cells of this plane that share a side are neighbors, and the
         numbers of the cells and the t values are those of the flat plane.
         """
-        try:
-            from mne.stats import permutation_cluster_1samp_test
-        except ImportError as error:
-            raise NeurordlError("cluster tests are MNE's; install it: pip install 'neurordl[mne]'") from error
-        tfce = {"start": 0, "step": 0.2}
-        with warnings.catch_warnings():  # of its progress bar, which is not shown
-            warnings.filterwarnings("ignore", "IProgress not found")
-            t, clusters, p, null = permutation_cluster_1samp_test(
-                scores,
-                threshold=tfce if self.threshold == "tfce" else self.limit(len(scores)),
-                tail=1 if self.tail == "greater" else 0,
-                n_permutations=self.n_permutations,
-                out_type="indices",
-                rng=self.seed,
-                verbose="ERROR",
-            )
+        t, clusters, p, null = clusters_by_mne(
+            scores,
+            threshold={"start": 0, "step": 0.2} if self.threshold == "tfce" else self.limit(len(scores)),
+            tail=1 if self.tail == "greater" else 0,
+            n_permutations=self.n_permutations,
+            rng=self.seed,
+        )
         cells = [np.ravel_multi_index(places, scores.shape[1:]) for places in clusters]
-        return cells, np.asarray(p), np.ravel(t), np.asarray(null)
+        return cells, p, np.ravel(t), null
+
+
+def clusters_by_mne(
+    scores: Floats | list[Floats], **options: Any
+) -> tuple[Floats, list[Any], Floats, Floats]:
+    """MNE's test of clusters: t, or values of TFCE; places and p of clusters; the null.
+
+    The signs of people's scores are flipped; if there are two groups of people, they are permuted.
+
+    Raises
+    ------
+    NeurordlError
+        MNE is not installed.
+    """
+    try:
+        from mne.stats import permutation_cluster_1samp_test, permutation_cluster_test
+    except ImportError as error:
+        raise NeurordlError("cluster tests are MNE's; install it: pip install 'neurordl[mne]'") from error
+    function = permutation_cluster_test if isinstance(scores, list) else permutation_cluster_1samp_test
+    with warnings.catch_warnings():  # of its progress bar, which is not shown
+        warnings.filterwarnings("ignore", "IProgress not found")
+        t, clusters, p, null = function(scores, out_type="indices", verbose="ERROR", **options)
+    return t, list(clusters), np.asarray(p), np.asarray(null)
 
 
 def time_clusters(
@@ -182,6 +198,7 @@ def time_clusters(
                 rows[-1].append(inside)
     table = pd.DataFrame(rows, columns=[*columns, *(["inside"] if in_plane else [])])
     table.insert(columns.index("p") + 1, "p_holm", _holm(table, len(courses)))
+    table.attrs["test"] = asdict(test)
     return table
 
 
@@ -279,7 +296,9 @@ def latencies(
                 "n_subjects": n,
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs |= {"test": asdict(test), "n_bootstrap": n_bootstrap}
+    return table
 
 
 def _courses(evaluation: Evaluation, difference: tuple[str, str] | None) -> list[Course]:
@@ -320,7 +339,7 @@ def _courses(evaluation: Evaluation, difference: tuple[str, str] | None) -> list
                 raise NeurordlError(
                     f"{first!r} and {second!r} have other model times; a difference needs the same"
                 )
-            scores = {f"{first} − {second}": scores[first] - scores[second]}
+            scores = {MINUS.join(difference): scores[first] - scores[second]}
         for layer, table in scores.items():
             times = _checked(table, layer)
             shape = (len(table), *map(len, times))

@@ -504,7 +504,7 @@ def _labels_of(
     if repeated := sorted(name for name, count in Counter(classes or ()).items() if count > 1):
         raise NeurordlError(f"classes= names {repeated[0]!r} twice; name each class once, in its place")
     values = table[column]
-    if missing := table.index[values.isna() | values.map(is_missing)].tolist():
+    if missing := table.index[values.map(is_missing)].tolist():
         absent = f"{len(missing)} of {len(table)} stimuli have no {column} (blank or n/a): {listed(missing)}"
         raise NeurordlError(f"{absent}; fill it in, or leave them out")
     warn_of_names(values, f"labels in the column {column!r}")

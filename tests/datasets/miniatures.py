@@ -145,6 +145,7 @@ def things(folder: Path, subject: int = 1, chunks: bool = False) -> Path:
         frame["axis1"] = np.arange(60)
         values = rng.normal(size=(60, len(table)))
         frame.create_dataset("block0_values", data=values, chunks=(7, 11) if chunks else None)
+        frame["block1_items"] = np.array([b"voxel_id"])
         frame["block1_values"] = np.arange(60)[:, None]
     for concept, rows in table.groupby("concept"):
         save_images(folder / "object_images" / str(concept), rows["stimulus"].unique())
@@ -174,7 +175,8 @@ def bold5000(folder: Path, subject: int = 4, betas: str = "TYPED-FITHRF-GLMDENOI
             np.save(arrays / f"{name}_GLMbetas-{betas}_allses_{side}{roi}.npy", values)
     mask = np.zeros(SHAPE, dtype=np.uint8)
     mask[1:4, 1:, 2:5] = 1
-    save_volume(folder / f"{name}_brainmask.nii.gz", mask)
+    # its place is true, and that of the betas is not, whose voxels run from the other side
+    nib.save(nib.Nifti1Image(mask[::-1], np.diag([-2, 2, 2, 1])), folder / f"{name}_brainmask.nii.gz")
     for session, trials in ((1, 370), (2, 333), (3, 333)):
         values = np.where(mask[..., None] > 0, rng.normal(size=(*SHAPE, trials)), np.nan).astype(np.float32)
         save_volume(folder / f"{name}_GLMbetas-{betas}_ses-{session:02d}.nii.gz", values)

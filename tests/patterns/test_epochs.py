@@ -86,8 +86,66 @@ def test_files_are_runs(tmp_path: Path) -> None:
     assert trials.descriptors["subject"] == "07"
     np.testing.assert_allclose(trials.measurements[6:], epochs(seed=1).get_data(picks="eeg"), atol=1e-12)
     assert list(read_epochs([epochs(), epochs()]).obs_descriptors["run"]) == ["1"] * 6 + ["2"] * 6
-    with pytest.raises(NeurordlError, match="other channels or times"):
+    with pytest.raises(
+        NeurordlError, match=r"epochs 2 has other times than the epochs 1 \(11 from 0 to 0.1 s"
+    ):
         read_epochs([epochs(), epochs().crop(0, 0.1)])
+    with (
+        pytest.warns(UserWarning, match="bad"),
+        pytest.raises(NeurordlError, match=r"other channels .*\(not in both: C3\)"),
+    ):
+        read_epochs([epochs(), epochs(bad=True)])
+    with pytest.raises(NeurordlError, match=r"channels in another order.*reorder_channels"):
+        read_epochs([epochs(), epochs().reorder_channels(["C1", "C0", "C2", "C3", "STI"])])
+
+
+def test_files_of_two_people_are_not_runs_of_one(tmp_path: Path) -> None:
+    paths = [tmp_path / f"sub-{subject}-epo.fif" for subject in ("01", "02")]
+    for path in paths:
+        epochs().save(path, verbose="ERROR")
+    with pytest.raises(NeurordlError, match=r"of 2 subjects \(01, 02\).*read_epochs for each"):
+        read_epochs(paths)
+    assert read_epochs(paths, subject="01").descriptors["subject"] == "01"
+
+
+def test_runs_of_several_sessions_are_not_one_run(tmp_path: Path) -> None:
+    paths = [tmp_path / f"sub-1_ses-{session}_run-{run}_epo.fif" for session in "ab" for run in (1, 2)]
+    paths += [tmp_path / f"sub-1_task-{task}_epo.fif" for task in "xy"]
+    for path in paths:
+        epochs().save(path, verbose="ERROR")
+    assert list(dict.fromkeys(read_epochs(paths[:4]).obs_descriptors["run"])) == ["a 1", "a 2", "b 1", "b 2"]
+    assert list(dict.fromkeys(read_epochs(paths[4:]).obs_descriptors["run"])) == ["1", "2"]
+    assert len(set(read_epochs([paths[0], paths[0]]).obs_descriptors["run"])) == 2
+
+
+@pytest.mark.parametrize("none", [None, np.nan, pd.NA, " "])
+def test_trials_without_a_stimulus_or_run_are_left_out(none: Any) -> None:
+    data, times = np.arange(6 * 4 * 5.0).reshape(6, 4, 5), np.arange(5) / 100
+    with pytest.warns(UserWarning, match="1 of 6 trials have no stimulus"):
+        trials = read_epochs(data, [none, *IDS[1:]], times=times, run=[1.0] * 6)
+    assert list(trials.obs_descriptors["stimulus"]) == IDS[1:]
+    np.testing.assert_array_equal(trials.measurements, data[1:])
+    with pytest.warns(UserWarning, match="2 of 6 trials have no run"):
+        trials = read_epochs(data, IDS, times=times, run=[1.0, 1.0, none, none, 2.0, 2.0])
+    assert list(trials.obs_descriptors["run"]) == ["1", "1", "2", "2"]
+    assert list(trials.obs_descriptors["stimulus"]) == [IDS[k] for k in (0, 1, 4, 5)]
+    with (
+        pytest.warns(UserWarning, match="6 of 6 trials have no run"),
+        pytest.raises(NeurordlError, match="no trial of the array has a run"),
+    ):
+        read_epochs(data, IDS, times=times, run=[none] * 6)
+    source = epochs(metadata=True)
+    source.metadata = source.metadata.astype({"image": object})
+    source.metadata.loc[3, "image"] = none
+    with pytest.warns(UserWarning, match="1 of 6 trials have no stimulus"):
+        assert len(read_epochs(source, "image").measurements) == 5
+
+
+def test_bad_channels_that_picks_names_are_said_to_be_used() -> None:
+    source = epochs(bad=True)
+    with pytest.warns(UserWarning, match="1 channels that picks= names are marked as bad: C3"):
+        trials = read_epochs(source, picks=["C1", "C3"])
+    assert list(trials.channel_descriptors["channel"]) == ["C1", "C3"]
 
 
 def test_evoked_responses(tmp_path: Path) -> None:
@@ -126,6 +184,9 @@ def test_an_array_has_ids_and_times() -> None:
         ({"stimulus": "image", "times": times}, "without ids"),
         ({"stimulus": IDS}, "30 samples and no times"),
         ({"stimulus": IDS, "times": times[:-1]}, "30 samples and 29 times"),
+        ({"stimulus": IDS, "times": times[:4]}, r"shape \(6, 4, 30\) .* order \(trials, channels, times\)"),
+        ({"stimulus": IDS, "times": times[::-1]}, "numbers that increase"),
+        ({"stimulus": IDS, "times": [*times[:-1], np.nan]}, "numbers that increase"),
         ({"stimulus": IDS[:-1], "times": times}, "has 5 values, and the array has 6 trials"),
         ({"stimulus": ["n/a"] * 6, "times": times}, "no trial of the array has a stimulus"),
     ):
@@ -133,6 +194,12 @@ def test_an_array_has_ids_and_times() -> None:
             read_epochs(data, **options)
     with pytest.raises(NeurordlError, match=r"\(trials, channels, times\)"):
         read_epochs(data[0], IDS, times=times)
+    with pytest.warns(
+        UserWarning, match=r"times from 0 to 290 are taken as seconds; if they are milliseconds"
+    ):
+        read_epochs(data, IDS, times=times * 1000)
+    with pytest.raises(NeurordlError, match=r"trials\.mat is no file of MNE; load the array"):
+        read_epochs("trials.mat", IDS, times=times)
 
 
 def test_bad_input(tmp_path: Path) -> None:

@@ -476,6 +476,18 @@ def test_bad_calls(study: Any, change: dict[str, Any], told: str) -> None:
         nrl.read_patterns(**{**call, **change})
 
 
+def test_an_image_twice_is_no_two_runs(study: Any) -> None:
+    """Crossnobis across them would be of one noise."""
+    first = study["images"][0]
+    told = rf"images= has .*{first.name} twice, whose noise is not independent; leave one out"
+    with pytest.raises(NeurordlError, match=told):
+        nrl.read_patterns([first, str(first)], None, study["events"][:2], runs=["a", "b"])
+    betas = study["folder"] / "beta.nii.gz"
+    nib.save(nib.load(first).slicer[..., 0], betas)
+    with pytest.raises(NeurordlError, match=r"images= has .*beta.nii.gz twice"):
+        nrl.read_betas([betas, betas], ["face", "house"])
+
+
 def test_several_subjects_are_refused(study: Any) -> None:
     other = study["folder"] / "sub-08_task-x_run-04_bold.nii.gz"
     other.write_bytes(study["images"][0].read_bytes())
@@ -484,6 +496,28 @@ def test_several_subjects_are_refused(study: Any) -> None:
 
 
 # the layout of fMRIPrep
+
+
+def test_runs_with_events_and_no_image_are_told(tmp_path: Path) -> None:
+    """fMRIPrep may not have finished them; a task, a person and a session that are not read are no loss."""
+    func, raw = (tmp_path / folder / "sub-01" / "ses-1" / "func" for folder in ("derivatives/fmriprep", "."))
+    func.mkdir(parents=True)
+    raw.mkdir(parents=True)
+    for run in (1, 2, 3):
+        image, events = write_run(tmp_path, run)
+        image.rename(func / f"sub-01_ses-1_task-x_run-{run}_space-MNI_desc-preproc_bold.nii.gz")
+        events.rename(raw / f"sub-01_ses-1_task-x_run-{run}_events.tsv")
+    for name in ("sub-01_ses-1_task-y_run-7", "sub-02_ses-1_task-x_run-8", "sub-01_ses-2_task-x_run-9"):
+        (raw / f"{name}_events.tsv").write_bytes(next(raw.glob("*run-1_events.tsv")).read_bytes())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*no image of this task")
+        nrl.read_bids(tmp_path, "x", "MNI", None)
+    next(func.glob("*run-2*")).unlink()
+    with pytest.warns(
+        UserWarning, match=r"^1 run has events, but no image of .*: sub-01_ses-1_task-x_run-2$"
+    ):
+        patterns = nrl.read_bids(tmp_path, "x", "MNI", None)["sub-01"]
+    assert set(patterns.obs_descriptors["run"]) == {"run-1", "run-3"}
 
 
 def test_read_bids(tmp_path: Path) -> None:

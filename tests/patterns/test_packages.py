@@ -70,7 +70,7 @@ def fsf(titles: list[str], derivatives: list[int], **more: object) -> str:
     lines += [f"set fmri(evs_real) {len(titles) + sum(derivatives)}"]
     for number, (title, derivative) in enumerate(zip(titles, derivatives, strict=True), 1):
         lines += [f"# EV {number} title", f'set fmri(evtitle{number}) "{title}"']
-        lines += [f"set fmri(convolve{number}) 3", f"set fmri(deriv_yg{number}) {derivative}"]
+        lines += [f"set fmri(convolve{number}) 3", f"set fmri(deriv_yn{number}) {derivative}"]
         lines += [f"set fmri(shape{number}) 3"]
     return "\n".join([*lines, *(f"set fmri({name}) {value}" for name, value in more.items())]) + "\n"
 
@@ -289,6 +289,40 @@ def test_images_in_one_space_need_no_notice(tmp_path: Path, recwarn: pytest.Warn
     assert np.array_equal(measured(images, table), values([11, 21, 12, 22]))
 
 
+FEAT = """
+# Basic waveform shape (EV 1)
+# 0 : Square
+# 3 : Custom (3 column format)
+set fmri(shape1) 3
+
+# Convolution (EV 1)
+# 3 : Double-Gamma HRF
+set fmri(convolve1) 3
+
+# Convolve phase (EV 1)
+set fmri(convolve_phase1) 0
+
+# Apply temporal filtering (EV 1)
+set fmri(tempfilt_yn1) 1
+
+# Add temporal derivative (EV 1)
+set fmri(deriv_yn1) 1
+
+# Custom EV file (EV 1)
+set fmri(custom1) "/data/face.txt"
+"""
+
+
+def test_settings_are_read_as_feat_writes_them(tmp_path: Path) -> None:
+    head = "set fmri(level) 1\nset fmri(evs_orig) 2\nset fmri(evs_real) 4\nset fmri(evs_vox) 0\n"
+    titles = '# EV 1 title\nset fmri(evtitle1) "face"\n# EV 2 title\nset fmri(evtitle2) "house"\n'
+    second = FEAT.replace("1)", "2)")
+    with pytest.warns(UserWarning, match=r"2 of 4 betas .* derivatives \(2\)"):
+        images, table = nrl.find_betas(feat(tmp_path / "a.feat", None, head + titles + FEAT + second))
+    assert table["stimulus"].tolist() == ["face", "house"]
+    assert [Path(str(image)).name for image in images] == ["pe1.nii.gz", "pe3.nii.gz"]
+
+
 def test_folders_of_fsl_that_are_not_whole(tmp_path: Path) -> None:
     folder = feat(tmp_path / "run.feat", CONTRASTS)
     (folder / "stats" / "cope3.nii.gz").unlink()
@@ -376,6 +410,30 @@ def test_contrasts_of_derivatives_are_no_conditions(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"2 of 4 betas .*derivatives \(2\)$"):
         images, table = nrl.find_betas(folder)
     assert np.array_equal(measured(images, table), values([101, 103]))
+
+
+def test_the_same_data_twice_are_no_two_runs(tmp_path: Path) -> None:
+    """Crossnobis across them would be of one noise; a glob finds both files of AFNI."""
+    brik(tmp_path / "r1+tlrc", LABELS)
+    folder = spm(tmp_path / "spm", ["Sn(1) face*bf(1)", "Sn(1) house*bf(1)"])
+    run = feat(tmp_path / "a.feat", {"face": [1.0, 0, 0, 0]})
+    (run / "reg_standard" / "stats").mkdir(parents=True)
+    link = tmp_path / "again"
+    link.symlink_to(folder)
+    cases = [sorted(tmp_path.glob("r1+tlrc*")), [folder, link], [run, run], [run, run / "reg_standard"]]
+    for source in cases:
+        assert len(source) == 2
+        with pytest.raises(NeurordlError, match=r"source= has the same analysis twice \(.*leave one out"):
+            nrl.find_betas(source)
+
+
+def test_people_are_no_sessions(tmp_path: Path) -> None:
+    names = ["Sn(1) face*bf(1)", "Sn(1) house*bf(1)"]
+    people = [spm(tmp_path / f"sub-0{number}" / "first", names) for number in (1, 2)]
+    with pytest.raises(NeurordlError, match=r"several people \(sub-01, sub-02\).*for each person"):
+        nrl.find_betas(people)
+    sessions = [spm(tmp_path / "sub-01" / name, names) for name in ("ses-1", "ses-2")]
+    assert nrl.find_betas(sessions)[1]["session"].tolist() == ["ses-1"] * 2 + ["ses-2"] * 2
 
 
 def test_regressors_of_the_baseline_are_no_conditions(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis, ParcelsAxis, ScalarAxis, SeriesAxis
 from nilearn.glm.first_level import FirstLevelModel
-from nilearn.surface import InMemoryMesh, PolyMesh, SurfaceImage
+from nilearn.surface import FileMesh, InMemoryMesh, PolyMesh, SurfaceImage
 from numpy.testing import assert_allclose, assert_array_equal
 
 import neurordl as nrl
@@ -347,10 +348,55 @@ def test_folders_of_fmriprep(study: Any, tmp_path: Path) -> None:
         nrl.read_bids(study["root"], "x", "fsLR")
     assert nrl.read_bids(study["root"], "x", "fsLR_den-91k")["sub-07"].n_channel == 84
     study["pairs"][3].unlink()
+    told = (
+        r"run-02_hemi-L.* has no image of the other hemisphere beside it, .* complete sub-07, or leave it out"
+    )
+    with pytest.raises(NeurordlError, match=told):
+        nrl.read_bids(study["root"], "x", "fsaverage5")
     with pytest.raises(
         NeurordlError, match=r"hemi-L.* has left \(42 vertices\), right .*hemi-L.* has left \(42"
     ):
+        nrl.read_patterns(study["pairs"][:3], None, study["events"])
+
+
+@pytest.mark.filterwarnings("ignore:dropped")
+def test_a_person_of_one_hemisphere_is_no_person_of_two(study: Any) -> None:
+    """An interrupted fMRIPrep may leave the left hemisphere of a person, of which a region would be half."""
+    func = study["root"] / "sub-08" / "func"
+    func.mkdir(parents=True)
+    for path in [*study["pairs"], *study["pairs"][0].parent.glob("*.json"), *study["events"]]:
+        (func / path.name.replace("sub-07", "sub-08")).write_bytes(path.read_bytes())
+    assert nrl.read_bids(study["root"], "x", "fsaverage5")["sub-08"].n_channel == 81
+    for path in func.glob("*hemi-R*"):
+        path.unlink()
+    with pytest.raises(NeurordlError, match=r"sub-08_.*hemi-L.* has no image of the other hemisphere"):
         nrl.read_bids(study["root"], "x", "fsaverage5")
+    assert list(nrl.read_bids(study["root"], "x", "fsaverage5", subjects="07")) == ["sub-07"]
+    for path in study["root"].glob("sub-07/func/*hemi-R*"):
+        path.unlink()
+    assert nrl.read_bids(study["root"], "x", "fsaverage5")["sub-08"].n_channel == 40  # all have the left one
+
+
+@pytest.mark.filterwarnings("ignore:dropped")
+def test_regions_beyond_the_images_are_counted(study: Any, tmp_path: Path) -> None:
+    numbers = np.repeat(
+        [1, 2], 21
+    )  # both in the medial wall: of 1 two vertices at the left and one at the right
+    names = {1: "IT", 2: "V1"}
+    for mark in "LR":
+        nib.save(label_gifti(numbers, names), tmp_path / f"{mark}.label.gii")
+    atlas = tmp_path / "{hemi}.label.gii"
+    left = [path for path in study["pairs"] if "hemi-L" in path.name]
+    with pytest.warns(UserWarning, match=r"^42 of 84 places in the regions of .* left out: right \(42\)$"):
+        nrl.read_patterns(left, atlas, study["events"])
+    with pytest.warns(UserWarning, match=r"^21 of 42 places in the regions .*: right \(21\)$"):
+        nrl.read_patterns(left, nrl.Regions(atlas, rois="V1"), study["events"])
+    with pytest.warns(UserWarning, match=r"^3 of 42 places in the regions .*: left \(2\), right \(1\)$"):
+        nrl.read_patterns(study["cifti"], nrl.Regions(atlas, rois="IT"), study["events"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*places in the regions")
+        nrl.read_patterns(study["pairs"], atlas, study["events"])
+        nrl.read_patterns(study["cifti"], nrl.Regions(atlas, rois="V1"), study["events"])
 
 
 @pytest.mark.filterwarnings("ignore:dropped")
@@ -474,3 +520,28 @@ def test_a_mesh_that_its_header_says_is_the_other_side_is_refused(tmp_path: Path
     assert len(read_meshes({"right": tmp_path / "mesh.surf.gii"})["right"].faces) == 2
     with pytest.raises(NeurordlError, match="it is given as left, its header says right"):
         read_meshes({"left": tmp_path / "mesh.surf.gii"})
+
+
+def test_meshes_on_the_other_side_are_told(tmp_path: Path) -> None:
+    """Meshes of nilearn have no header that says which hemisphere they are; files of theirs have names."""
+    points, faces = icosphere(1)
+    sides = {"left": (30 * points - [35, 0, 0], faces), "right": (30 * points + [35, 0, 0], faces)}
+    swapped = {"left": sides["right"], "right": sides["left"]}
+    told = r"the left mesh is given as the left hemisphere, and lies on the other side \(its mean x is 35 mm"
+    with pytest.warns(UserWarning, match=told):
+        read_meshes(swapped)
+    with pytest.warns(UserWarning, match="the right mesh is given as the right hemisphere"):
+        read_meshes({"right": sides["left"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_meshes(sides)
+        read_meshes(
+            {"left": icosphere(1), "right": icosphere(1)}
+        )  # centered, as spheres and inflated ones are
+    for name in ("lh.inflated", "rh.inflated"):
+        nib.freesurfer.write_geometry(tmp_path / name, *icosphere(1))
+    files = {side: FileMesh(tmp_path / f"{side[0]}h.inflated") for side in sides}
+    with pytest.warns(UserWarning, match=r"lh.inflated: distances on inflated"):
+        read_meshes(PolyMesh(**files))
+    with pytest.raises(NeurordlError, match=r"rh.inflated is given as the left hemisphere"):
+        read_meshes({"left": files["right"], "right": files["left"]})

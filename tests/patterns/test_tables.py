@@ -232,6 +232,22 @@ def test_events_without_a_name_are_left_out_with_their_count(
     assert list(betas) == ["b", "a"]
 
 
+def test_events_of_several_runs_without_a_name_are_one_notice() -> None:
+    names = ["n/a", "b", "n/a", *NAMED["trial_type"][3:]]
+    tables = [
+        NAMED.assign(trial_type=names),
+        NAMED,
+        NAMED.assign(trial_type=["n/a", *NAMED["trial_type"][1:]]),
+    ]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        nrl.read_patterns([evoked(names)] * 3, None, tables)
+    texts = [str(warning.message) for warning in caught if "have no trial_type" in str(warning.message)]
+    said = "2 of 3 runs: 3 of 24 events have no trial_type (blank or n/a) and are not modeled, such as rows "
+    assert len(texts) == 1
+    assert texts[0].startswith(f"{said}1, 3 of DataFrame 1 (from 1, below the header)")
+
+
 @pytest.mark.parametrize("name", [None, np.nan, pd.NA])
 def test_missing_names_of_a_frame_are_left_out_with_their_count(name: Any) -> None:
     with pytest.warns(UserWarning, match=r"1 of 8 events have no trial_type.* rows 3 .from 1"):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from rsatoolbox.data import Dataset
-from rsatoolbox.data.noise import cov_from_residuals, cov_from_unbalanced
+from rsatoolbox.data.noise import cov_from_measurements, cov_from_residuals, cov_from_unbalanced
 from rsatoolbox.rdm import calc_rdm
 from rsatoolbox.rdm.calc_unbalanced import calc_rdm_unbalanced
 from scipy.spatial.distance import pdist
@@ -111,6 +111,20 @@ def test_noise_from_measurements(noise: Any) -> None:
         precision = np.linalg.inv(cov_from_unbalanced(data, "stimulus", method=METHODS[noise]))
         theirs = calc_rdm(data, "mahalanobis", descriptor="stimulus", noise=precision)
         same(compute_rdms(data, "mahalanobis", noise=noise), theirs)
+
+
+def test_covariances_of_measurements_have_other_degrees_of_freedom() -> None:
+    rng = np.random.default_rng(0)
+    ids, runs = np.divmod(np.arange(300), 3)
+    rows = rng.normal(size=(300, 4)) + 5 * rng.normal(size=(100, 4))[ids]  # noise of variance 1
+    data = Dataset(rows, obs_descriptors={"stimulus": [f"s{k}" for k in ids], "run": runs.tolist()})
+    left, dof = Source(data, "x", by_run=True).centered(None).within()
+    ours = covariance(left, dof, "diagonal", "x")
+    np.testing.assert_allclose(np.diag(ours), 1, atol=0.2)
+    assert dof == 200
+    np.testing.assert_allclose(ours, cov_from_unbalanced(data, "stimulus", method="diag"), rtol=1e-10)
+    theirs = cov_from_measurements(data, "stimulus", method="diag")
+    np.testing.assert_allclose(theirs * 297 / 200, ours, rtol=1e-10)
 
 
 @pytest.mark.parametrize("center", [None, "run", "all"])
@@ -536,3 +550,40 @@ def test_centring_with_holes_is_refused() -> None:
     data.measurements[0, 0] = np.nan
     with pytest.raises(NeurordlError, match="hold NaN or infinity in 1 of"):
         compute_rdms(data, center="all")
+
+
+@pytest.mark.parametrize("method", ["crossnobis", "correlation", "mahalanobis"])
+@pytest.mark.parametrize("noise", [*METHODS, "covariance"])
+def test_channels_of_several_types_are_whitened_whatever_their_units(method: str, noise: str) -> None:
+    data, rng = measured(repeats=2), np.random.default_rng(3)
+    rows = rng.standard_normal((80, CHANNELS)) @ rng.normal(size=(CHANNELS, CHANNELS))
+    types = ["mag", "eeg", "eeg", "mag", "grad", "grad", "mag", "eeg"]
+    units = np.array([{"mag": 1e-14, "eeg": 1e-5, "grad": 1e-12}[kind] for kind in types])
+
+    def rdms(factors: Any) -> Any:
+        scaled = Dataset(
+            data.measurements * factors, {}, data.obs_descriptors, channel_descriptors={"type": types}
+        )
+        known = np.cov(rows.T) * np.outer(factors, factors)
+        given = known if noise == "covariance" else Noise(noise, Dataset(rows * factors))  # type: ignore[arg-type]
+        return compute_rdms(scaled, method, noise=given).dissimilarities
+
+    np.testing.assert_allclose(rdms(units), rdms(np.ones(CHANNELS)), rtol=1e-9)
+    if method != "correlation" and noise == "covariance":  # no magnetometer is left out as a rounding error
+        expected = compute_rdms(data, method, precision=np.linalg.inv(np.cov(rows.T)))
+        np.testing.assert_allclose(rdms(units), expected.dissimilarities, rtol=1e-9)
+
+
+@pytest.mark.parametrize("by", ["pooled", "run"])
+def test_noise_within_runs_of_several_types(by: Any) -> None:
+    data = measured(repeats=3)
+    types = ["mag"] * 4 + ["eeg"] * 4
+    units = np.repeat([1e-14, 1e-5], 4)
+    scaled, plain = (
+        Dataset(data.measurements * factor, {}, data.obs_descriptors, channel_descriptors={"type": types})
+        for factor in (units, np.ones(8))
+    )
+    ours, expected = (
+        compute_rdms(x, "crossnobis", noise=Noise("shrinkage_diag", by=by)) for x in (scaled, plain)
+    )
+    np.testing.assert_allclose(ours.dissimilarities, expected.dissimilarities, rtol=1e-9)

@@ -77,6 +77,39 @@ def test_notices_about_many_subjects_and_rois_are_short() -> None:
     assert note.startswith("p0, p1, p2, and 2 more: 55 of 66")
 
 
+def seen_by_three(n_shared: int) -> RDMs:
+    """RDMs of three people, who saw the same first stimuli, and others that nobody else saw."""
+    data = random_rdms(IDS, seed=0, subject=["p0", "p1", "p2"])
+    alone = np.array_split(np.arange(n_shared, len(IDS)), 3)
+    i, j = np.triu_indices(len(IDS), 1)
+    for row, mine in enumerate(alone):
+        seen = np.isin(np.arange(len(IDS)), [*range(n_shared), *mine])
+        data.dissimilarities[row, ~(seen[i] & seen[j])] = np.nan
+    return data
+
+
+def test_ceilings_of_people_who_saw_other_stimuli(tmp_path: Path) -> None:
+    """A lower ceiling of a few shared pairs, or none, is said: scores are those of all pairs."""
+    data = seen_by_three(3)
+    found = nrl.evaluate(models(), data, comparison="corr")
+    shared = (np.isfinite(data.dissimilarities).sum(axis=0) > 1).sum()
+    every = np.isfinite(data.dissimilarities).any(axis=0).sum()
+    said = f"noise ceiling: {shared} of {every} pairs were measured in two subjects or more; the lower bound"
+    assert [note for note in found.notes if note.startswith(said)]
+    found.save(tmp_path)
+    kept = json.loads((tmp_path / "evaluation.json").read_text())["settings"]["measured"]
+    (kept,) = kept.values()
+    assert kept["shared"] == [shared, every]
+    assert not any("in two subjects" in note for note in nrl.evaluate(models(), brain()).notes)
+
+    alone = nrl.evaluate(models(), seen_by_three(0), comparison="corr")
+    means = alone.to_frame().query("subject == 'mean'")
+    assert means["ceiling_lower"].isna().all()
+    assert means["score"].notna().all()
+    assert means["reason"].str.startswith("no pair was measured in two subjects: no lower noise").all()
+    assert len([note for note in alone.notes if "two subjects" in note]) == 1
+
+
 def test_few_pairs_are_those_that_are_measured() -> None:
     data = brain()
     data.dissimilarities[:, FIRST < 7] = np.nan  # 5 stimuli are left

@@ -241,7 +241,13 @@ def test_what_is_printed() -> None:
     lines = str(found).splitlines()
     assert repr(found) == str(found)
     assert lines[0] == "searchlight  radius 2, correlation, models compared by corr"
-    assert lines[1] == f"centers      {len(found.centers)}, of 27 voxels each"
+    n_left_out = len(brain().channel_descriptors["x"]) - len(found.centers)
+    text = f"of 27 voxels each; {n_left_out} voxels with data in less than 100% of theirs are left out"
+    assert lines[1] == f"centers      {len(found.centers)}, {text}"
+    assert found.settings["n_left_out"] == n_left_out > 0
+    whole = nrl.searchlight(brain(), flat, radius=2, threshold=0.2)
+    assert whole.settings["n_left_out"] == 0
+    assert "left out" not in str(whole)
     assert lines[2] == "matched      7 stimuli; 0 only in the models"
     assert lines[3].startswith(
         f"a            {found.scores[0].min():.3f} to {found.scores[0].max():.3f}, mean"

@@ -291,7 +291,10 @@ def test_maps_are_gifti_and_images_of_nilearn(tmp_path: Path) -> None:
     with pytest.raises(NeurordlError, match=r"the folder .* does not exist"):
         found.to_gifti(tmp_path / "absent" / "maps")
     assert str(found).splitlines()[0] == "searchlight  radius 23 mm, correlation, models compared by corr"
-    assert str(found).splitlines()[1].endswith("vertices each")
+    n_left_out = found.settings["n_left_out"]
+    assert n_left_out == len(brain().channel_descriptors["vertex"]) - len(found.centers)
+    text = f"vertices each; {n_left_out} vertices with data in less than 80% of theirs are left out"
+    assert str(found).splitlines()[1].endswith(text)
 
 
 def test_meshes_of_all_kinds(tmp_path: Path) -> None:

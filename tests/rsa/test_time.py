@@ -13,6 +13,7 @@ from rsatoolbox.rdm import RDMs
 from scipy import stats
 
 from neurordl import ClusterTest, NeurordlError, evaluate, latencies, select_rdms, time_clusters
+from neurordl.report import read_origin, write_report
 from neurordl.rsa.scores import Evaluation
 from tests.helpers import random_rdms
 
@@ -275,6 +276,61 @@ def test_the_report_of_scores_over_time(scores: Evaluation, tmp_path: Path) -> N
     assert "Highest means over subjects" in page
     assert "20 times" in page
     assert page.count("<svg") == 1
+
+
+def _in_lines(path: Path) -> str:
+    """A page without space around its elements."""
+    return " ".join(path.read_text().split()).replace("> ", ">").replace(" <", "<")
+
+
+def test_a_report_has_clusters_onsets_and_how_they_were_tested(scores: Evaluation, tmp_path: Path) -> None:
+    test = ClusterTest(tail="two-sided", n_permutations=300, seed=7)
+    clusters, onsets = time_clusters(scores, test), latencies(scores, n_bootstrap=200)
+    difference = time_clusters(scores, difference=("first", "second"))
+    scores.to_html(tmp_path / "report.html", tests=[difference, clusters, onsets])
+    page = _in_lines(tmp_path / "report.html")
+    for caption in ("Clusters of times", "Clusters of times of a difference", "Onsets and peaks"):
+        assert f"<span>{caption}</span></caption>" in page
+    how = "clusters of t beyond that of p = .05, at most 300 sign flips, seed 7"
+    assert "scores are above or below zero were tested over subjects by MNE&#39;s" in page
+    assert how in page
+    assert "differences of two models are above or below zero" in page
+    assert "200 bootstrap samples of the subjects" in page
+    assert "bars: clusters, p &lt; 0.05" in page  # in the figure
+    assert "triangles: onsets" in page
+    assert "Maris, E." in page
+    best = clusters.loc[clusters["p"].idxmin()]
+    assert f"{best['start']:.3f} to {best['stop']:.3f}" in page
+    assert f"<td>{best['statistic']:.1f}</td>" in page
+    plain = write_report(tmp_path / "plain.html", {"Evaluation": scores}, figures=False).read_text()
+    assert "Maris, E." not in plain
+    assert read_origin(tmp_path / "plain.html") != read_origin(tmp_path / "report.html")
+
+
+def test_a_report_of_clusters_in_the_plane(tmp_path: Path) -> None:
+    steps = select_rdms(measured(1, seed=1), subjects="p0")
+    scores = evaluate({"steps": steps}, measured(6), comparison="corr")
+    scores.to_html(tmp_path / "report.html", tests=[time_clusters(scores)], figures=False)
+    page = _in_lines(tmp_path / "report.html")
+    assert "<caption><span>Clusters of cells" in page
+    assert "Clusters of cells (model time × time) at which scores are above zero" in page
+    assert "outlined: clusters" in page
+
+
+def test_reports_refuse_other_tables(scores: Evaluation, tmp_path: Path) -> None:
+    clusters, path = time_clusters(scores), tmp_path / "report.html"
+    with pytest.raises(NeurordlError, match="a report takes the tables of time_clusters and latencies"):
+        scores.to_html(path, tests=[scores.frame])
+    with pytest.raises(NeurordlError, match="tests of the layer 'third', but the evaluation before them has"):
+        scores.to_html(path, tests=[clusters.replace({"layer": {"first": "third"}})])
+    with pytest.raises(NeurordlError, match="has 2 tables of latencies of an evaluation; give one"):
+        scores.to_html(path, tests=[latencies(scores, n_bootstrap=2)] * 2)
+    with pytest.raises(NeurordlError, match="expected a Run, an Evaluation with its tests over time"):
+        write_report(path, {"first the table": [clusters, scores]})
+    single = evaluate(models(), random_rdms(IDS, subject=["p0", "p1"]), comparison="corr")
+    with pytest.raises(NeurordlError, match="the evaluation is not over time; leave out tests over time"):
+        single.to_html(path, tests=[clusters])
+    assert not path.exists()
 
 
 def test_one_subject_is_said_in_the_singular() -> None:

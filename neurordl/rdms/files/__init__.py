@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from neurordl.arrays import is_rdms
+from neurordl.arrays import check_times, is_rdms
 from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import check_ids, is_missing, other_order, possible_ids, similar_ids
 from neurordl.io import damage_named, write_bytes
+from neurordl.mat5 import Cells
 from neurordl.measures.condensed import unmeasured_stimuli
 from neurordl.measures.dissimilarities import dissimilarity_from_text
 from neurordl.rdms.files.arrays import NPY, NPZ
 from neurordl.rdms.files.content import (
-    Cells,
     Format,
     Interpretation,
     Layout,
@@ -58,7 +58,6 @@ FORMATS: dict[str, Format] = {
 """The formats by suffix. Whoever adds one to this dictionary can load and save it."""
 
 
-_LONG_AFTER = 50.0  # seconds from the stimulus, where times are milliseconds for certain but for rare studies
 SUBJECTS = ("subject", "participant_id")
 """Names of the column of subjects in a table of names."""
 
@@ -300,15 +299,7 @@ def rdms_over_time(
     times = stored.get("time") if times is None else times
     if times is None:
         raise NeurordlError(f"{source} stores no times; give them in seconds as times=")
-    with explain("times= are no numbers"):
-        seconds = np.asarray(times, dtype=np.float64)
-    if seconds.ndim != 1 or not np.isfinite(seconds).all() or (np.diff(seconds) <= 0).any():
-        raise NeurordlError(f"times= of {source} must be numbers that increase, in seconds")
-    if len(seconds) and np.abs(seconds).max() > _LONG_AFTER:
-        notify(
-            f"{source}: times from {seconds[0]:g} to {seconds[-1]:g} are taken as seconds; if they are "
-            "milliseconds, pass times=times / 1000"
-        )
+    seconds = check_times(str(source), times)
     names = (
         stored.get("subject") if subjects is None else [subjects] if isinstance(subjects, str) else subjects
     )

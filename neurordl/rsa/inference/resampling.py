@@ -617,7 +617,7 @@ class Resampling:
     def _warn_of_groups(self, known: Mapping[str, Sequence[object]]) -> None:
         for name, values in known.items():
             n = len(set(map(str, values)))
-            if n < 2 or n > len(values) / 2 or any(map(_is_none, values)):
+            if n < 2 or n > len(values) / 2 or any(map(is_missing, values)):
                 continue
             text = f"the {len(values)} stimuli come in {n} groups by {name!r}, but each is resampled"
             if n < _FEWEST_UNITS:
@@ -635,7 +635,7 @@ class Resampling:
             groups = dict(zip(stimuli, known[groups], strict=True))
         assert groups is not None
         groups = {str(stimulus): group for stimulus, group in groups.items()}  # ids are text
-        if absent := [stimulus for stimulus in stimuli if _is_none(groups.get(stimulus))]:
+        if absent := [stimulus for stimulus in stimuli if is_missing(groups.get(stimulus))]:
             name = f"groups={self.groups!r}" if isinstance(self.groups, str) else "groups="
             raise NeurordlError(f"{name} has no group for {len(absent)} stimuli: {listed(absent)}")
         return {stimulus: groups[stimulus] for stimulus in stimuli}
@@ -1075,11 +1075,6 @@ class Jackknife(Resampling):
         subjects, stimuli, interaction = first_order
         stimuli, interaction = share * stimuli, share * interaction
         return np.asarray(np.maximum(subjects + stimuli - interaction, np.maximum(subjects, stimuli)))
-
-
-def _is_none(group: object) -> bool:
-    """Whether a group is none: None, NaN, blank or n/a."""
-    return is_missing(group) or (pd.api.types.is_scalar(group) and bool(pd.isna(group)))  # type: ignore[call-overload]
 
 
 def _numbered(groups: Mapping[str, object]) -> tuple[list[str], Ints]:
