@@ -420,7 +420,8 @@ def regress_rdms(
         Its table has a row for each model, with the weight in the column ``score``, and ``R²``: the share of
         a subject's variance (of what covariates leave of it) that the mean weights of the other subjects
         predict. It is below 0 where they predict worse than none. Its ceiling is the mean correlation of two
-        subjects.
+        subjects. Weights are fitted and scored on the same stimuli, so that unrelated models have an R² above
+        0 where there are few stimuli, also in the mean over new stimuli: `evaluate_fitted` predicts new ones.
 
     Raises
     ------
