@@ -666,6 +666,21 @@ def test_a_model_without_a_value_is_refused():
             function(named(models, "abc"), people)
 
 
+@pytest.mark.parametrize("function", [nrl.partition_variance, nrl.regress_rdms])
+def test_names_repeats_and_schemes_that_the_table_cannot_have(function):
+    models, data = geometry(2, seed=1), geometry(4, seed=2)
+    with pytest.raises(NeurordlError, match="a subject is called 'mean', a word that the table needs"):
+        function(named(models), as_rdms(data, subject=["p0", "mean", "p2", "p3"]))
+    with pytest.raises(NeurordlError, match="a Jackknife is for evaluate_fitted"):
+        function(named(models), brains(data), bootstrap=nrl.Jackknife("both"))
+    data[3] = 2 * data[1]
+    with pytest.warns(UserWarning, match="subjects with the same RDM .* p1 = p3"):
+        scores = function(named(models), brains(data))
+    assert any("p1 = p3" in note for note in scores.settings["notices"])
+    with pytest.raises(NeurordlError, match="a model is called 'R²'"):
+        nrl.regress_rdms(as_rdms(models, name=["R²", "b"]), brains(geometry(4, seed=2)))
+
+
 @pytest.mark.parametrize("fit", ["nonneg", nrl.Ridge(0.1), nrl.Ridge(0.1, nonnegative=True)], ids=str)
 def test_a_constant_model_among_others(fit):
     """Ridge gives it no weight, and predicts as without it; without a penalty weights are not unique."""
