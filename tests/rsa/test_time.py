@@ -287,6 +287,12 @@ def test_latencies_are_those_of_a_loop(tail: Any, gain: float, alpha: float) -> 
     assert found["peak"] == TIMES[4 + int(x.mean(axis=0)[4:10].argmax())]
 
 
+def test_both_ends_of_the_window_of_peaks_are_in_it(scores: Evaluation) -> None:
+    for time in TIMES[[0, 7, 19]].tolist():
+        table = latencies(scores, n_bootstrap=10, within=(time, time))
+        assert (table[["peak", "peak_low", "peak_high"]] == time).all(axis=None)
+
+
 def test_clusters_are_corrected_over_courses_by_holm() -> None:
     """Courses without a cluster are tests, too; the p of other clusters have the factor of the smallest."""
     from neurordl.rsa.time import _holm
