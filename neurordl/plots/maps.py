@@ -13,6 +13,7 @@ from matplotlib.colors import ListedColormap, Normalize
 
 from neurordl.arrays import Floats
 from neurordl.errors import NeurordlError, collect_notices, explain
+from neurordl.io import damage_named
 from neurordl.patterns.meshes import Mesh, read_meshes
 from neurordl.plots import style
 from neurordl.rsa.map_spaces import GridSpace, MeshSpace
@@ -193,7 +194,11 @@ def _draw_cuts(result: SecondLevel, ax: Axes, choices: _Choices) -> Any:
     else:
         from neurordl.patterns.images import load_image
 
-        image = load_image(background, "background")[0]
+        image, name = load_image(background, "background")
+        if image.ndim != 3:
+            raise NeurordlError(f"the background {name} has shape {image.shape}; expected a 3D image")
+        with damage_named(name, "give an image that can be read whole"):
+            image = type(image)(np.asanyarray(image.dataobj), image.affine)
     return plotting.plot_anat(image, threshold=_BACKGROUND, **place)
 
 

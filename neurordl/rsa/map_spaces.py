@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError, explain
+from neurordl.io import damage_named
 from neurordl.patterns.images import AnyImage, Mask, Regions, describe_grid, load_image, read_mask, same_grid
 from neurordl.patterns.meshes import Mesh, areas_of, edges_of, mesh_bytes, read_meshes
 from neurordl.patterns.surfaces import (
@@ -131,7 +132,8 @@ class GridSpace:
 
     def read(self, image: nib.Nifti1Image, place: int) -> Floats:
         """Values of a map of a NIfTI image."""
-        return np.array(image.dataobj[..., place] if image.ndim == 4 else image.dataobj, dtype=np.float64)
+        with damage_named(image.get_filename() or "a map in memory", "give a map that can be read whole"):
+            return np.array(image.dataobj[..., place] if image.ndim == 4 else image.dataobj, dtype=np.float64)
 
     def image(self, values: Floats) -> nib.Nifti1Image:
         """A NIfTI image of a map."""

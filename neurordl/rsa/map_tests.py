@@ -106,6 +106,9 @@ class MapTest:
             )
 
 
+_SUBJECT = ("subject", "participant_id")  # the column with the names of the subjects; BIDS has the second
+
+
 class Design(NamedTuple):
     """What is tested over people, and what is controlled for."""
 
@@ -129,7 +132,7 @@ class Design(NamedTuple):
             raise NeurordlError(
                 "coverage below 1 counts people as 0, which biases effects of covariates; take 1"
             )
-        values, names = _columns(table, subjects), [str(name) for name in table.columns if name != "subject"]
+        values, names = _columns(table, subjects)
         if contrast is not None:
             check_columns("covariates=", names, [contrast])
         whole = np.column_stack([np.ones(n), values])
@@ -152,25 +155,30 @@ class Design(NamedTuple):
         return float(stats.t.isf(p, self.freedom))
 
 
-def _columns(table: pd.DataFrame, subjects: tuple[str, ...]) -> Floats:
-    """Covariates of the subjects, (people, columns)."""
+def _columns(table: pd.DataFrame, subjects: tuple[str, ...]) -> tuple[Floats, list[str]]:
+    """Covariates of the subjects, (people, columns), and their names."""
     if not isinstance(table, pd.DataFrame) or not len(table.columns):
         raise NeurordlError("covariates= must be a DataFrame with a row for each subject")
-    table = table.set_index("subject") if "subject" in table else table
+    named = [name for name in _SUBJECT if name in table]
+    table = table.set_index(named[0]) if named else table
     table = table.set_axis([str(name) for name in table.index])
     if repeated := table.index[table.index.duplicated()].tolist():
         raise NeurordlError(f"covariates= has several rows of {listed(repeated)}; give each subject one")
     if absent := [subject for subject in subjects if subject not in table.index]:
-        raise NeurordlError(f"covariates= has no row of {listed(absent)}; its rows are {listed(table.index)}")
+        raise NeurordlError(
+            f"covariates= has no row of {listed(absent)}; its rows are {listed(table.index)} (subjects are "
+            f"its index, or its column {' or '.join(_SUBJECT)})"
+        )
     rows = table.loc[list(subjects)]
     numbers: Floats = rows.apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if not np.isfinite(numbers).all():
         row, column = np.argwhere(~np.isfinite(numbers))[0]
+        value = str(rows.iloc[row, column])
         raise NeurordlError(
-            f"covariates=: {rows.columns[column]!r} of {subjects[row]} is {rows.iloc[row, column]!r}, no "
-            "number; write groups as 0 and 1"
+            f"covariates=: {rows.columns[column]!r} of {subjects[row]} is {value!r}, no number; write groups "
+            "as 0 and 1, and leave out other columns of text"
         )
-    return numbers
+    return numbers, [str(name) for name in table.columns]
 
 
 class Tested(NamedTuple):

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
@@ -294,6 +295,11 @@ def load_maps(
         With a mapping, the mesh of each hemisphere, as for `searchlight`. A folder of `group_searchlight` has
         its own.
 
+    Warns
+    -----
+    UserWarning
+        Some people have an image without its record, or the other way round, and are left out.
+
     Raises
     ------
     NeurordlError
@@ -335,6 +341,8 @@ def load_maps(
             if not isinstance(record, dict) or "subject" not in record:
                 raise NeurordlError(f"{file} is no record of searchlight maps; move it away")
             files[str(record["subject"])] = of_person
+    if subjects is None:
+        _warn_of_unfinished(path, layout)
     wanted = sorted(files, key=natural_key) if subjects is None else list(subjects)
     if absent := [subject for subject in wanted if subject not in files]:
         raise NeurordlError(
@@ -344,6 +352,18 @@ def load_maps(
         raise NeurordlError(f"{path} has no finished maps; call group_searchlight")
     chosen = {subject: files[subject] for subject in wanted}
     return SearchlightMaps(tuple(settings["models"]), chosen, _shown(settings), layout.meshes)
+
+
+def _warn_of_unfinished(folder: Path, layout: _Layout) -> None:
+    """Give a notice of people who have some of their files, and not all."""
+    ends = [".json", *(file.name.removeprefix("x") for file in _each(layout.files(folder / "x")))]
+    stems = [file.name.removesuffix(end) for end in ends for file in folder.glob(f"[!.]*{end}")]
+    counts = Counter(stems) - Counter([Path(_SETTINGS).stem])
+    if partly := sorted((stem for stem, n in counts.items() if n < len(ends)), key=natural_key):
+        notify(
+            f"{folder} has not all files ({', '.join(ends)}) of {counted(len(partly), 'subject')}, left out: "
+            f"{listed(partly)}; call group_searchlight again for them"
+        )
 
 
 def _of_files(

@@ -15,6 +15,7 @@ import pandas as pd
 from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError, notify
 from neurordl.io import make_folder, versions, write_folder
+from neurordl.rsa.compare import repeated_subjects
 from neurordl.rsa.map_spaces import MapImage, MapSpace, count_maps, open_map, space_of
 from neurordl.rsa.map_tests import Design, MapTest, Statistic
 from neurordl.rsa.maps import SearchlightMaps, load_maps
@@ -275,9 +276,9 @@ def second_level(
         the mesh. Scores that are missing, such as outside of the brain, count as 0 there, so that values at
         the edge become smaller.
     covariates
-        A row for each subject, with the subjects as index or in the column ``subject``, and columns of
-        numbers, such as age, or 0 and 1 for two groups. They are controlled for: the mean is that at their
-        means.
+        A row for each subject, with the subjects as index or in the column ``subject`` or ``participant_id``,
+        and columns of numbers, such as age, or 0 and 1 for two groups. They are controlled for: the mean is
+        that at their means.
     contrast
         A column of ``covariates`` whose effect is tested instead of the mean, two-sided unless ``test`` is
         given. The other columns are controlled for. Of a column of 0 and 1, it is the difference of two
@@ -293,7 +294,8 @@ def second_level(
     UserWarning
         Voxels or vertices are left out or kept that some people lack, with their count; images have 0 where
         others have scores, which may mean that there are no data; scores are the same in all people in some
-        voxels, which are left out; or there are so few people that nothing can be significant.
+        voxels, which are left out; two people have the same map; or there are so few people that nothing can
+        be significant.
 
     Raises
     ------
@@ -341,6 +343,8 @@ def second_level(
             raise NeurordlError(f"{problem}; give maps of different people")
         inside[inside] = varied
         values = smooth[:, inside]
+    if repeated := repeated_subjects(stack.subjects, scores[:, inside], "map"):
+        notify(repeated)
     tested = space.run(test, design, values, inside)
     settings = {
         "subjects": list(stack.subjects),

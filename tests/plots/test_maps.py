@@ -165,9 +165,15 @@ def test_backgrounds_and_rows_of_surfaces(tmp_path: Path) -> None:
             nrl.plot_map(tested, **options)
 
 
-def test_what_cannot_be_drawn() -> None:
+def test_what_cannot_be_drawn(tmp_path: Path) -> None:
     tested = result()
+    cut = tmp_path / "cut.nii.gz"
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).normal(size=(9, 9, 9)), np.eye(4)), cut)
+    cut.write_bytes(cut.read_bytes()[:2000])
+    several = nib.Nifti1Image(np.ones((9, 9, 9, 2)), np.eye(4))
     for options, said in (
+        ({"background": cut}, r"cannot read .*cut.nii.gz: it is damaged"),
+        ({"background": several}, r"has shape \(9, 9, 9, 2\); expected a 3D image"),
         ({"display_mode": "front"}, "display_mode='front': expected one of 'ortho'"),
         ({"cut_coords": 3}, "cut_coords=3: display_mode='ortho' needs 3 numbers, in mm"),
         ({"cut_coords": (3, 4)}, "needs 3 numbers"),
