@@ -133,7 +133,8 @@ class GridSpace:
     def read(self, image: nib.Nifti1Image, place: int) -> Floats:
         """Values of a map of a NIfTI image."""
         with damage_named(image.get_filename() or "a map in memory", "give a map that can be read whole"):
-            return np.array(image.dataobj[..., place] if image.ndim == 4 else image.dataobj, dtype=np.float64)
+            data = image.dataobj[..., place] if image.ndim == 4 else np.asanyarray(image.dataobj)
+            return np.array(data, dtype=np.float64)
 
     def image(self, values: Floats) -> nib.Nifti1Image:
         """A NIfTI image of a map."""

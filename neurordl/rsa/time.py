@@ -146,8 +146,8 @@ def time_clusters(
     Parameters
     ----------
     evaluation
-        Result of `evaluate` of RDMs over time. The subjects are those in its means. If the models are over
-        time, too, clusters are of cells (model time × time).
+        Result of `evaluate` of RDMs over time, or of `regress_rdms` by least squares. The subjects are those
+        in its means. If the models are over time, too, clusters are of cells (model time × time).
     test
         The test; by default ``ClusterTest()``.
     difference
@@ -172,8 +172,8 @@ def time_clusters(
     Raises
     ------
     NeurordlError
-        The evaluation is not over time, has undefined scores or fewer than two subjects or times; a layer is
-        unknown; or MNE is not installed.
+        The evaluation is not over time, is of shares of variance, has undefined scores or fewer than two
+        subjects or times; a layer is unknown; or MNE is not installed.
 
     Examples
     --------
@@ -320,8 +320,16 @@ def _courses(evaluation: Evaluation, difference: tuple[str, str] | None) -> list
     if not axes:
         problem = "the scores are not over time: give an Evaluation of RDMs with the RDM descriptor 'time'"
         raise NeurordlError(problem)
-    frame = evaluation.frame
-    layers = list(dict.fromkeys(frame["layer"]))
+    if "test" in evaluation.settings:
+        raise NeurordlError(
+            "shares of variance are squares, whose signs cannot be flipped: for what a model adds to others, "
+            "take regress_rdms, or evaluate with comparison=Partial(...)"
+        )
+    frame, untested = evaluation.frame, evaluation.settings.get("untested", ())
+    layers = [layer for layer in dict.fromkeys(frame["layer"]) if layer not in untested]
+    if untested:
+        problem = "weights of this fit are not 0 in the mean where a model explains nothing"
+        notify(f"tests over time leave out {counted(len(untested), 'layer')} ({listed(untested)}): {problem}")
     for layer in difference or ():
         check_choice("difference", layer, layers)
     courses = []
