@@ -226,8 +226,8 @@ def _spm(folder: Path) -> Betas:
     files = {int(match[1]): folder / match[0] for match in sorted(matches, key=lambda match: int(match[1]))}
     if not files and (surfaces := sorted(folder.glob("beta_*.gii"))):
         raise NeurordlError(
-            f"the betas of {folder} are on a surface ({surfaces[0].name}), and do not say of which hemisphere; "
-            "give the files of the conditions to read_betas, by hemisphere and with a table"
+            f"the betas of {folder} are on a surface ({surfaces[0].name}), and do not say of which "
+            "hemisphere; give the files of the conditions to read_betas, by hemisphere and with a table"
         )
     if not files:
         raise NeurordlError(f"{folder} has SPM.mat, but no images beta_0001.nii and so on; copy them there")
