@@ -444,6 +444,9 @@ def regress_rdms(
             f"fit={fit!r} has {len(fit.penalties)} penalties to choose from, and nothing is held out here: "
             "give one, or take evaluate_fitted(combine=)"
         )
+    if fit == "ols":  # weights of which each subject's may have its sign flipped: see time_clusters
+        inputs.settings["in_mean"] = {place: list(table.subjects) for place, table in tables.items()}
+        inputs.settings["flipped"] = list(inputs.blocks)
     name = str(fit)
     return _evaluation(inputs, [*inputs.blocks, "R²"], tables, f"weight ({name}, {inputs.comparison.name})")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict, dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ Course: TypeAlias = tuple[str, str, list[Floats], Floats]
 MINUS = " − "
 """Between the two layers of a difference."""
 _LIMITS = (0.025, 0.975)
+_ROUNDING = 1e-9  # sums of t that differ by less are equal
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class ClusterTest:
     The test is MNE's ``permutation_cluster_1samp_test`` (Maris & Oostenveld 2007, J. Neurosci. Methods
     164:177): times next to each other at which t is above a threshold are a cluster, and the sum of their t
     values is compared with the largest sum that arises if each subject's scores keep or change their signs at
-    random. Its p-values hold for all times together, and generalize to new subjects.
+    random. Its p-values hold for all times together, and generalize to new subjects. Where all sign flips are
+    taken, one-sided p-values are exact; those of MNE 1.13 count the data twice and leave out the flip of all
+    subjects, so that they are larger by one flip, or not, as rounding has it.
 
     Parameters
     ----------
@@ -92,20 +95,31 @@ class ClusterTest:
             from mne.stats import permutation_cluster_1samp_test
         except ImportError as error:
             raise NeurordlError("cluster tests are MNE's; install it: pip install 'neurordl[mne]'") from error
-        tfce = {"start": 0, "step": 0.2}
+        options: dict[str, Any] = {
+            "threshold": {"start": 0, "step": 0.2} if self.threshold == "tfce" else self.limit(len(scores)),
+            "tail": 1 if self.tail == "greater" else 0,
+            "out_type": "indices",
+            "rng": self.seed,
+            "verbose": "ERROR",
+        }
         with warnings.catch_warnings():  # of its progress bar, which is not shown
             warnings.filterwarnings("ignore", "IProgress not found")
-            t, clusters, p, null = permutation_cluster_1samp_test(
-                scores,
-                threshold=tfce if self.threshold == "tfce" else self.limit(len(scores)),
-                tail=1 if self.tail == "greater" else 0,
-                n_permutations=self.n_permutations,
-                out_type="indices",
-                rng=self.seed,
-                verbose="ERROR",
-            )
+            found = permutation_cluster_1samp_test(scores, n_permutations=self.n_permutations, **options)
+            t, clusters, p, null = (found[0], found[1], np.asarray(found[2]), np.asarray(found[3]))
+            if self.tail == "greater" and len(null) == 2 ** len(scores):  # all sign flips
+                of_all = permutation_cluster_1samp_test(-scores, n_permutations=1, **options)[3]
+                null = _with_flip_of_all(null, float(np.max(of_all, initial=0.0)))
+                sums = np.array([t[places].sum() for places in clusters])
+                p = (null >= sums[:, None] * (1 - _ROUNDING)).mean(axis=1)
         cells = [np.ravel_multi_index(places, scores.shape[1:]) for places in clusters]
-        return cells, np.asarray(p), np.ravel(t), np.asarray(null)
+        return cells, p, np.ravel(t), null
+
+
+def _with_flip_of_all(null: Floats, of_all: float) -> Floats:
+    """The largest sums of all flips, where MNE has those of the data twice and not that of flipping all."""
+    flips = null[1:].copy()  # the first one is that of the data
+    flips[np.abs(flips - null[0]).argmin()] = of_all
+    return np.concatenate([null[:1], flips])
 
 
 def time_clusters(
@@ -119,8 +133,13 @@ def time_clusters(
     Parameters
     ----------
     evaluation
-        Result of `evaluate` of RDMs over time. The subjects are those in its means. If the models are over
-        time, too, clusters are of cells (model time × time).
+        Result of `evaluate` of RDMs over time, or of `regress_rdms` by least squares, of which the weights
+        are tested. The subjects are those in its means. If the models are over time, too, clusters are of
+        cells (model time × time).
+
+        Where a model explains nothing, shares of variance, R² and weights of other fits are not as often
+        below zero as above in each subject, or depend on other subjects, so that signs cannot be flipped:
+        test what a model adds by ``comparison=Partial(...)`` instead.
     test
         The test; by default ``ClusterTest()``.
     difference
@@ -145,8 +164,8 @@ def time_clusters(
     Raises
     ------
     NeurordlError
-        The evaluation is not over time, has undefined scores or fewer than two subjects or times; a layer is
-        unknown; or MNE is not installed.
+        The evaluation is not over time, is one of shares of variance, has undefined scores or fewer than two
+        subjects or times; a layer is unknown; or MNE is not installed.
 
     Examples
     --------
@@ -168,8 +187,9 @@ def time_clusters(
     in_plane = courses[0][3].ndim == 3
     columns[2:2] = ["model_start", "model_stop"] if in_plane else []
     rows: list[list[object]] = []
+    for n_subjects in sorted({len(scores) for *_, scores in courses}):
+        warn_of_few(n_subjects, test.tail, test.alpha)
     for layer, roi, axes, scores in courses:
-        warn_of_few(len(scores), test.tail, test.alpha)
         for cluster, p, statistic in _clusters(test, scores):
             places = np.unravel_index(cluster, scores.shape[1:])
             extents = [
@@ -293,15 +313,19 @@ def _courses(evaluation: Evaluation, difference: tuple[str, str] | None) -> list
     if not axes:
         problem = "the scores are not over time: give an Evaluation of RDMs with the RDM descriptor 'time'"
         raise NeurordlError(problem)
-    frame = evaluation.frame
-    layers = list(dict.fromkeys(frame["layer"]))
+    frame, settings = evaluation.frame, evaluation.settings
+    if "in_mean" not in settings:
+        problem = (
+            f"{settings['comparison']} has no test of clusters: where a model explains nothing, it is not"
+        )
+        remedy = "test what a model adds by evaluate(..., comparison=Partial(the other models))"
+        raise NeurordlError(f"{problem} as often below 0 as above it in each subject; {remedy}")
+    layers = list(settings.get("flipped", dict.fromkeys(frame["layer"])))
     for layer in difference or ():
         check_choice("difference", layer, layers)
     courses = []
     for roi, part in frame.groupby("roi", sort=False):
-        pooled = [
-            set(evaluation.settings["in_mean"][place]) for place in evaluation.places[part.index].unique()
-        ]
+        pooled = [set(settings["in_mean"][place]) for place in evaluation.places[part.index].unique()]
         names = sorted(set.intersection(*pooled), key=natural_key)  # flips do not depend on the order of rows
         rows = part[part["subject"].isin(names)]
         scores = {

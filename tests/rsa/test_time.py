@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ from mne.stats import permutation_cluster_1samp_test
 from rsatoolbox.rdm import RDMs
 from scipy import stats
 
-from neurordl import ClusterTest, NeurordlError, evaluate, latencies, select_rdms, time_clusters
+from neurordl import (
+    ClusterTest,
+    NeurordlError,
+    evaluate,
+    latencies,
+    partition_variance,
+    regress_rdms,
+    select_rdms,
+    time_clusters,
+)
 from neurordl.report import read_origin, write_report
 from neurordl.rsa.scores import Evaluation
 from tests.helpers import random_rdms
@@ -177,6 +187,63 @@ def test_clusters_are_those_of_mne(scores: Evaluation, tail: Any) -> None:
         np.testing.assert_allclose(part["stop"], [TIMES[clusters[k][0][-1]] for k in order])
 
 
+def flips(x: Any, threshold: Any) -> Any:
+    """The largest sum of t, or enhanced t, of all flips, the data first."""
+    signs = np.array(list(itertools.product([1, -1], repeat=len(x))))
+    null = [
+        permutation_cluster_1samp_test(
+            x * sign[:, None], threshold, 1, tail=1, rng=0, out_type="indices", verbose="ERROR"
+        )[3]
+        for sign in signs
+    ]
+    return np.array([largest[0] if len(largest) else 0.0 for largest in null])
+
+
+@pytest.mark.parametrize("threshold", [None, "tfce"])
+@pytest.mark.parametrize("scale", [1.0, 1e-8, 1 / 3])
+def test_one_sided_p_of_all_flips_are_exact(threshold: Any, scale: float) -> None:
+    # MNE counts the data twice and not the flip of all subjects; rounding then decides between 1/32 and 2/32
+    rng = np.random.default_rng(5)
+    for n in (4, 5, 6):
+        x = rng.normal(size=(n, 10)) * scale
+        x[:, 4:7] += 3 * scale
+        test = ClusterTest(threshold)
+        clusters, p, t, null = test.run(x)
+        mnes = {"start": 0, "step": 0.2} if threshold else test.limit(n)
+        expected = flips(x, mnes)
+        np.testing.assert_allclose(np.sort(null), np.sort(expected), rtol=1e-9)
+        sums = np.array([t[places].sum() for places in clusters])
+        np.testing.assert_allclose(p, (expected >= sums[:, None] * (1 - 1e-9)).mean(1))
+        assert p.min() == 1 / 2**n
+
+
+def test_few_subjects_are_said_once() -> None:
+    with pytest.warns(UserWarning, match="nothing can be significant") as notices:
+        time_clusters(evaluate(models(), measured(3), comparison="corr"))
+    assert sum("sign flips" in str(notice.message) for notice in notices) == 1
+
+
+def test_clusters_of_weights_and_not_of_shares() -> None:
+    rdms, pair = measured(), models()
+    weights = regress_rdms(pair, rdms)
+    clusters = time_clusters(weights)
+    assert set(clusters["layer"]) <= {"first", "second"}  # R² of a subject depends on the others
+    x = course(weights, "first")
+    t, cells, p, _ = permutation_cluster_1samp_test(
+        x, stats.t.isf(0.05, 11), 1000, tail=1, rng=0, out_type="indices", verbose="ERROR"
+    )
+    best = clusters.loc[clusters["p"].idxmin()]
+    assert best["statistic"] == pytest.approx(max(t[places].sum() for places in cells))
+    assert best["p"] == p.min()
+    assert abs(latencies(weights)["onset"][0] - ONSET) <= 0.021
+    with pytest.raises(NeurordlError, match="difference='R²'"):
+        time_clusters(weights, difference=("first", "R²"))
+    for other in (partition_variance(pair, rdms), regress_rdms(pair, rdms, fit="nonneg")):
+        for function in (time_clusters, latencies):
+            with pytest.raises(NeurordlError, match=r"has no test of clusters.*comparison=Partial"):
+                function(other)
+
+
 def test_the_true_times_are_a_cluster(scores: Evaluation) -> None:
     clusters = time_clusters(scores)
     best = clusters.loc[clusters["p"].idxmin()]
@@ -276,6 +343,8 @@ def test_the_report_of_scores_over_time(scores: Evaluation, tmp_path: Path) -> N
     assert "Highest means over subjects" in page
     assert "20 times" in page
     assert page.count("<svg") == 1
+    assert page.count("subjects.all 20 times") == 1  # not a row for each time
+    assert "subjects.0.1 s" not in page
 
 
 def _in_lines(path: Path) -> str:
