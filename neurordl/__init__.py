@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from neurordl.rsa.inference.resampling import Draws as Draws
     from neurordl.rsa.inference.resampling import Jackknife as Jackknife
     from neurordl.rsa.inference.resampling import Resampling as Resampling
+    from neurordl.rsa.map_tests import MapTest as MapTest
     from neurordl.rsa.maps import SearchlightMaps as SearchlightMaps
     from neurordl.rsa.maps import group_searchlight as group_searchlight
     from neurordl.rsa.maps import load_maps as load_maps
@@ -84,7 +85,6 @@ if TYPE_CHECKING:
     from neurordl.rsa.regression import regress_rdms as regress_rdms
     from neurordl.rsa.scores import Evaluation as Evaluation
     from neurordl.rsa.searchlight import searchlight as searchlight
-    from neurordl.rsa.second_level import MapTest as MapTest
     from neurordl.rsa.second_level import SecondLevel as SecondLevel
     from neurordl.rsa.second_level import second_level as second_level
     from neurordl.rsa.time import ClusterTest as ClusterTest

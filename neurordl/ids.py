@@ -76,7 +76,7 @@ def natural_key(text: str) -> tuple[Any, ...]:
     return (tuple(parts), text)
 
 
-def check_ids(ids: Iterable[object], name: str) -> tuple[str, ...]:
+def check_ids(ids: Iterable[object], name: str, remedy: str = _UNREPEAT) -> tuple[str, ...]:
     """Return ids as plain strings, if they are unique and not empty.
 
     Parameters
@@ -85,6 +85,8 @@ def check_ids(ids: Iterable[object], name: str) -> tuple[str, ...]:
         Any iterable of strings.
     name
         What the ids belong to, for the message: "stimuli", "RDMs".
+    remedy
+        What to do about ids that occur more than once.
 
     Raises
     ------
@@ -93,7 +95,7 @@ def check_ids(ids: Iterable[object], name: str) -> tuple[str, ...]:
     """
     checked = _strings(ids, name)
     if repeated := _repeated(checked):
-        raise NeurordlError(f"the ids of the {name} must be unique, but {_occur(repeated)}; {_UNREPEAT}")
+        raise NeurordlError(f"the ids of the {name} must be unique, but {_occur(repeated)}; {remedy}")
     return checked
 
 

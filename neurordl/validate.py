@@ -45,7 +45,7 @@ def counted(number: int, noun: str) -> str:
     >>> counted(1, "stimulus"), counted(1200, "stimulus")
     ('1 stimulus', '1,200 stimuli')
     """
-    plural = {"stimulus": "stimuli", "study": "studies"}.get(noun, f"{noun}s")
+    plural = {"stimulus": "stimuli", "study": "studies", "vertex": "vertices"}.get(noun, f"{noun}s")
     return f"{number:,} {noun if number == 1 else plural}"
 
 

@@ -22,8 +22,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "neurordl"
 
 LIMITS = {
-    "code lines": 26_330,
-    "files": 120,
+    "code lines": 26_950,
+    "files": 123,
     "functions above 12 parameters": 0,
     "functions above 8 parameters": 10,
     "dict[str, Any]": 15,

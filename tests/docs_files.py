@@ -187,17 +187,14 @@ def epochs() -> dict[str, Any]:
 
 def surfaces() -> dict[str, Any]:
     """A subject of fMRIPrep on a small mesh, of which a patch has the geometry of a model; an annotation."""
-    from nilearn.glm.first_level import make_first_level_design_matrix
-
     rng, names = np.random.default_rng(0), [f"object-{k}" for k in range(8)]
     points, faces = icosphere(3)
     func = Path("derivatives/fmriprep/sub-01/func")
     func.mkdir(parents=True)
     geometry = rng.normal(size=(8, 5))
     maps = geometry @ rng.normal(size=(5, len(points))) * (np.linalg.norm(points - points[0], axis=1) < 30)
-    for side, mark in (("left", "L"), ("right", "R")):
-        mesh = {"POINTSET": points.astype(np.float32), "TRIANGLE": faces}
-        gifti(mesh.items(), side, Path(f"fsaverage5_hemi-{mark}_white.surf.gii"))
+    small_meshes("white", points, faces)
+    for mark in "LR":
         labels = np.where(points[:, 0] > 0, 1, 2)
         table = np.array([[25, 5, 25, 0], [1, 2, 3, 0], [9, 8, 7, 0]])
         texts = ["unknown", "fusiform", "lingual"]
@@ -207,15 +204,31 @@ def surfaces() -> dict[str, Any]:
         trials = {"onset": onsets, "duration": 1.0, "trial_type": rng.permutation(names * 3)}
         events, stem = pd.DataFrame(trials), f"sub-01_task-objects_run-{run:02d}"
         events.to_csv(func / f"{stem}_events.tsv", sep="\t", index=False)
-        design = make_first_level_design_matrix(2.0 * np.arange(80), events, hrf_model="spm")
-        for side, mark in (("left", "L"), ("right", "R")):
-            bold = 500 + rng.normal(size=(80, len(points)))
-            bold += (3 * design[names].to_numpy() @ maps) if side == "left" else 0
-            path = func / f"{stem}_hemi-{mark}_space-fsaverage5_bold.func.gii"
-            gifti([("TIME_SERIES", volume.astype(np.float32)) for volume in bold], side, path)
-            path.with_name(path.name.replace(".func.gii", ".json")).write_text('{"RepetitionTime": 2.0}')
+        surface_run(func / stem, events, pd.DataFrame(maps, index=names), rng)
     model = rsatoolbox.data.Dataset(geometry, obs_descriptors={"stimulus": names})
     return {"models": {"objects": nrl.compute_rdms(model, "euclidean")}}
+
+
+def small_meshes(name: str, points: Any, faces: Any) -> None:
+    """A mesh of both hemispheres, named as those of fsaverage5."""
+    for side, mark in (("left", "L"), ("right", "R")):
+        mesh = {"POINTSET": points.astype(np.float32), "TRIANGLE": faces}
+        gifti(mesh.items(), side, Path(f"fsaverage5_hemi-{mark}_{name}.surf.gii"))
+
+
+def surface_run(stem: Path, events: pd.DataFrame, maps: pd.DataFrame, rng: np.random.Generator) -> None:
+    """BOLD of a run on both hemispheres, of which the left one responds to the stimuli by maps."""
+    from nilearn.glm.first_level import make_first_level_design_matrix
+
+    n_volumes = int(events["onset"].max() / 2) + 8
+    trials = events[["onset", "duration", "trial_type"]]
+    design = make_first_level_design_matrix(2.0 * np.arange(n_volumes), trials, hrf_model="spm")
+    for side, mark in (("left", "L"), ("right", "R")):
+        bold = 500 + rng.normal(size=(n_volumes, maps.shape[1]))
+        bold += (3 * design[maps.index].to_numpy() @ maps.to_numpy()) if side == "left" else 0
+        path = stem.with_name(f"{stem.name}_hemi-{mark}_space-fsaverage5_bold.func.gii")
+        gifti([("TIME_SERIES", volume.astype(np.float32)) for volume in bold], side, path)
+        path.with_name(path.name.replace(".func.gii", ".json")).write_text('{"RepetitionTime": 2.0}')
 
 
 def gifti(arrays: Iterable[tuple[str, Any]], side: str, path: Path) -> None:
@@ -312,6 +325,8 @@ def group_maps() -> dict[str, Any]:
     mask = nib.load(root / "atlas.nii.gz")
     whole = nib.Nifti1Image((mask.get_fdata() > 0).astype("uint8"), mask.affine)
     nib.save(whole, "gray_matter.nii.gz")
+    points, faces = icosphere(2, radius=15.0)
+    patch = np.linalg.norm(points - points[0], axis=1) < 15
     for bold in sorted(root.glob("sub-*/func/*_bold.nii.gz")):
         run, place = bold.name.removesuffix("_bold.nii.gz"), Path("study") / bold.parent.relative_to(root)
         prepared = Path("study/derivatives/fmriprep") / bold.parent.relative_to(root)
@@ -321,6 +336,11 @@ def group_maps() -> dict[str, Any]:
         bold.rename(prepared / f"{space}_desc-preproc_bold.nii.gz")
         nib.save(whole, prepared / f"{space}_desc-brain_mask.nii.gz")
         bold.with_name(f"{run}_events.tsv").rename(place / f"{run}_events.tsv")
+        events = pd.read_csv(place / f"{run}_events.tsv", sep="\t")
+        responses = geometries["left"] @ rng.normal(size=(6, len(points))) * patch
+        surface_run(prepared / run, events, pd.DataFrame(responses, index=ids), rng)
+    small_meshes("white", points, faces)
+    small_meshes("inflated", 1.5 * points, faces)
     names = [f"sub-{number:02d}" for number in range(1, 11)]
     known = {"animacy": geometries["left"], "shape": rng.normal(size=(len(ids), 6))}
     patterns = [rsatoolbox.data.Dataset(x, {"name": name}, {"stimulus": ids}) for name, x in known.items()]

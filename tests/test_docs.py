@@ -187,7 +187,7 @@ def shown(thing: object) -> list[doctest.Example]:
 
 
 PACKAGE = ROOT / "neurordl"
-INTERNAL = {"__main__", "arrays", "cli", "errors", "ids", "io", "progress", "validate"}
+INTERNAL = {"__main__", "arrays", "cli", "errors", "ids", "io", "mat5", "progress", "validate"}
 ROOMS = [room.name for room in pkgutil.iter_modules([str(PACKAGE)]) if room.name not in INTERNAL]
 EXAMPLES = [path for path in sorted(PACKAGE.rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]
 

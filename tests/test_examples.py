@@ -46,6 +46,11 @@ SHOWN: dict[str, Callable[[dict[str, Any]], bool]] = {
         and np.linalg.norm(script["table"].iloc[0][["x", "y", "z"]] - [6, -6, 0]) < 7
         and len(script["results"]["sound"].table()) == 0
     ),
+    "surface_group_maps": lambda script: (
+        set(script["table"]["cluster"]) == {1}
+        and script["table"]["vertex"][0] in script["patch"]
+        and set(script["table"]["hemisphere"]) == {"left"}
+    ),
     "searchlight_map": lambda script: script["inside"] > script["outside"] + 0.3,
     "surface_searchlight": lambda script: script["inside"] > 0.5 > 0.1 > script["outside"],
 }

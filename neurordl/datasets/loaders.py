@@ -24,9 +24,9 @@ from neurordl.datasets.registry import REGISTRY, fetch_haxby, folder_of, require
 from neurordl.errors import NeurordlError
 from neurordl.ids import match_ids
 from neurordl.io import damage_named
+from neurordl.mat5 import read_mat5
 from neurordl.rdms.files import load_rdms
 from neurordl.rdms.files.content import Interpretation, condense
-from neurordl.rdms.files.matlab import read_mat5
 from neurordl.rdms.selection import Alignment, align
 from neurordl.stimuli import StimulusSet
 from neurordl.stimuli.sets import read_table

@@ -277,7 +277,7 @@ def read_betas(
         `read_patterns`: GIFTI (``.func.gii``, ``.shape.gii``), CIFTI (``.dscalar.nii``), ``SurfaceImage``.
 
         Or the betas of single trials: an array (trials, voxels) or (x, y, z, trials), which may be a memory
-        map or a dataset of h5py, or a file of NumPy (``.npy``), HDF5 or MATLAB 7.3, such as those of
+        map or a dataset of h5py, or a file of NumPy (``.npy``), HDF5 or MATLAB, such as those of
         GLMsingle. An array (trials, voxels) is used as it is, and a memory map stays on the disk; of
         (x, y, z, trials) only the voxels of the mask are kept in memory.
     table

@@ -10,11 +10,19 @@ from typing import Any, NamedTuple, TypeAlias
 
 import nibabel as nib
 import numpy as np
+from nibabel.gifti.gifti import GiftiDataArray
 
 from neurordl.arrays import Floats, Ints
 from neurordl.errors import NeurordlError, notify
 from neurordl.io import damage_named
-from neurordl.patterns.surfaces import HEMISPHERES, both_files, hemisphere_of, read_gifti, which_hemisphere
+from neurordl.patterns.surfaces import (
+    HEMISPHERES,
+    both_files,
+    hemisphere_of,
+    read_gifti,
+    side_meta,
+    which_hemisphere,
+)
 from neurordl.validate import listed
 
 MeshLike: TypeAlias = "str | os.PathLike[str] | tuple[Any, Any] | Any"
@@ -98,6 +106,8 @@ def _check_sides(meshes: Mapping[str, Mesh]) -> None:
 
 
 def _read_mesh(mesh: Any, side: str) -> Mesh:
+    if isinstance(mesh, Mesh):  # it was read before
+        return mesh
     name = f"the {side} mesh"
     file = getattr(mesh, "file_path", mesh)  # nilearn's meshes may know their file
     if isinstance(file, str | os.PathLike):
@@ -140,3 +150,28 @@ def _from_file(path: str, side: str) -> tuple[Any, Any]:
     if not all(parts):
         raise NeurordlError(f"{path} has no mesh; give a .surf.gii, which has coordinates and triangles")
     return parts[0][0].data, parts[1][0].data
+
+
+def edges_of(mesh: Mesh) -> tuple[Ints, Ints]:
+    """The two vertices of each edge, (edges,) each; an edge of two triangles is there once."""
+    pairs = np.sort(mesh.faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
+    first, second = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0).T
+    return first, second
+
+
+def areas_of(mesh: Mesh) -> Floats:
+    """The area of each vertex, (vertices,) in mm²: a third of the triangles that it is a corner of."""
+    a, b, c = np.moveaxis(mesh.coordinates[mesh.faces], 1, 0)
+    thirds = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 6
+    areas = np.bincount(mesh.faces.ravel(), np.repeat(thirds, 3), len(mesh.coordinates))
+    return areas.astype(np.float64)
+
+
+def mesh_bytes(mesh: Mesh, side: str) -> bytes:
+    """The mesh of a hemisphere as a GIFTI file (``.surf.gii``), whose coordinates are float32."""
+    arrays = [
+        GiftiDataArray(mesh.coordinates.astype(np.float32), "NIFTI_INTENT_POINTSET", "NIFTI_TYPE_FLOAT32"),
+        GiftiDataArray(mesh.faces.astype(np.int32), "NIFTI_INTENT_TRIANGLE", "NIFTI_TYPE_INT32"),
+    ]
+    content: bytes = nib.GiftiImage(meta=side_meta(side), darrays=arrays).to_bytes()
+    return content

@@ -18,12 +18,13 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from nibabel.cifti2.cifti2_axes import BrainModelAxis, LabelAxis, ScalarAxis, SeriesAxis
+from nibabel.gifti.gifti import GiftiDataArray, GiftiMetaData
 
 from neurordl.arrays import Bools, Floats, Ints
 from neurordl.errors import NeurordlError, notify
 from neurordl.io import damage_named
 from neurordl.patterns.bids import parse_name, recording
-from neurordl.patterns.images import AnyImage, HeaderTime, Regions, chosen_regions, whole_numbers
+from neurordl.patterns.images import AnyImage, HeaderTime, Mask, Regions, chosen_regions, whole_numbers
 from neurordl.patterns.tables import as_list
 from neurordl.validate import listed
 
@@ -90,6 +91,8 @@ class SurfaceScan:
         Seconds between volumes by the header.
     grid
         Shape and affine of the voxels, if there are any.
+    maps
+        Names of the maps that are in the file; none if some have no name.
     """
 
     file: str
@@ -98,6 +101,7 @@ class SurfaceScan:
     n_volumes: int | None = None
     time: HeaderTime | None = None
     grid: tuple[tuple[int, ...], Floats] | None = None
+    maps: tuple[str, ...] = ()
 
     @property
     def slices(self) -> Iterator[tuple[Part, slice]]:
@@ -276,9 +280,9 @@ def _one_hemisphere(image: Any, role: str, stated: str | None = None) -> Surface
         names = None
         if any(array.intent == nib.nifti1.intent_codes["NIFTI_INTENT_LABEL"] for array in image.darrays):
             names = {int(key): str(text) for key, text in image.labeltable.get_labels_as_dict().items()}
-        return replace(
-            scan, time=_gifti_time(_metadata(image, "TimeStep")), parts=(replace(scan.parts[0], names=names),)
-        )
+        maps = tuple(str(array.meta["Name"]) for array in image.darrays if array.meta.get("Name"))
+        time = _gifti_time(_metadata(image, "TimeStep"))
+        return replace(scan, time=time, parts=(replace(scan.parts[0], names=names),), maps=maps)
 
 
 def read_gifti(path: str | os.PathLike[str]) -> nib.GiftiImage:
@@ -289,6 +293,41 @@ def read_gifti(path: str | os.PathLike[str]) -> nib.GiftiImage:
     else:
         image = nib.GiftiImage.from_filename(path)
     return image
+
+
+def side_meta(side: str) -> GiftiMetaData:
+    """What a GIFTI file says of its hemisphere."""
+    return GiftiMetaData({"AnatomicalStructurePrimary": f"Cortex{side.title()}"})
+
+
+def map_suffix(side: str) -> str:
+    """How the name of the GIFTI file with the maps of a hemisphere ends, as in BIDS."""
+    return f"_hemi-{side[0].upper()}.func.gii"
+
+
+def maps_bytes(values: npt.NDArray[Any], names: Sequence[str], side: str) -> bytes:
+    """Maps of a hemisphere, (vertices, maps), as GIFTI (``.func.gii``): a named array each, float32."""
+    options = {"intent": "NIFTI_INTENT_NONE", "datatype": "NIFTI_TYPE_FLOAT32"}
+    arrays = [
+        GiftiDataArray(np.ascontiguousarray(column, dtype=np.float32), meta={"Name": name}, **options)
+        for name, column in zip(names, values.T, strict=True)
+    ]
+    content: bytes = nib.GiftiImage(meta=side_meta(side), darrays=arrays).to_bytes()
+    return content
+
+
+def on_whole_meshes(scan: SurfaceScan) -> dict[str, Floats]:
+    """Values of a scan on each hemisphere, (vertices, volumes), NaN where there is none, without voxels."""
+    maps: dict[str, Floats] = {}
+    values = scan.values()
+    for part, place in scan.slices:
+        if part.n_vertices:
+            whole = np.full((part.n_vertices, len(values)), np.nan)
+            whole[part.places] = values[:, place].T
+            maps[part.structure] = whole
+    if n_lost := sum(len(part.places) for part in scan.parts if not part.n_vertices):
+        notify(f"{scan.file}: {n_lost} voxels below the cortex are not on a surface, and are left out")
+    return maps
 
 
 def _gifti_values(image: nib.GiftiImage, name: str) -> npt.NDArray[Any]:
@@ -401,7 +440,8 @@ def _open_cifti(image: Any, role: str) -> SurfaceScan:
         if any(not part.n_vertices for part in parts):
             grid = (tuple(map(int, model.volume_shape)), np.asarray(model.affine, dtype=np.float64))
         n_volumes = len(along) if isinstance(along, SeriesAxis) else None
-        return SurfaceScan(name, parts, image.dataobj, n_volumes, time, grid)
+        maps = tuple(map(str, along.name)) if isinstance(along, ScalarAxis) else ()
+        return SurfaceScan(name, parts, image.dataobj, n_volumes, time, grid, maps)
 
 
 def _cifti_parts(model: BrainModelAxis, name: str, names: Mapping[int, str] | None) -> Iterator[Part]:
@@ -536,6 +576,21 @@ def open_surfaces(
         return scans, SurfaceSpace(first, np.ones(n_channels, dtype=bool), None)
     regions = mask if isinstance(mask, Regions) else Regions(mask)
     return scans, _in_regions(regions, first)
+
+
+def read_surface_mask(mask: AnyImage | Regions, sizes: Mapping[str, int]) -> Mask:
+    """Read a mask or an atlas on the vertices of both hemispheres, which have so many, the left one first.
+
+    Raises
+    ------
+    NeurordlError
+        As `open_surface`, or the mask is of another mesh.
+    """
+    parts = tuple(Part(side, np.arange(size), size, "the maps") for side, size in sizes.items())
+    space = _in_regions(
+        mask if isinstance(mask, Regions) else Regions(mask), SurfaceScan("the maps", parts, None)
+    )
+    return Mask(space.inside, space.roi, ", ".join(space.mask))
 
 
 def _in_regions(regions: Regions, first: SurfaceScan) -> SurfaceSpace:

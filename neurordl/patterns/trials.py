@@ -1,9 +1,9 @@
-"""Arrays of single trials, such as those of GLMsingle: as they are, from NumPy, HDF5 or MATLAB 7.3."""
+"""Arrays of single trials, such as those of GLMsingle: as they are, from NumPy, HDF5 or MATLAB."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +18,7 @@ from neurordl.arrays import Bools, Floats
 from neurordl.errors import NeurordlError, notify
 from neurordl.ids import check_ids
 from neurordl.io import damage_named
+from neurordl.mat5 import is_mat5, read_mat5
 from neurordl.patterns.images import AnyImage, Mask, Regions, load_image, read_mask
 from neurordl.patterns.tables import Table
 from neurordl.validate import listed
@@ -29,7 +30,7 @@ _SUFFIXES = (".npy", ".h5", ".hdf5", ".mat")
 _BETAS = ("betasmd", "modelmd")  # GLMsingle's names in Python and in MATLAB
 _AT_ONCE = 1 << 26  # bytes that are read at once
 _MOST_INFLATED = 1032  # times, by the compression of HDF5
-_V73 = "save it in MATLAB with -v7.3, or read it with scipy.io.loadmat and pass the array"
+_V73 = "save it in MATLAB with -v7.3, or pass the array"
 
 
 def is_trial_array(betas: object) -> bool:
@@ -120,11 +121,15 @@ def open_trials(betas: Any, name: str | None = None) -> TrialArray:
         raise NeurordlError(f"there is no file {path}; check the path")
     if path.suffix.lower() == ".npy":
         return _numeric(_open_npy(path, name))
-    if not h5py.is_hdf5(path):
-        remedy = _V73 if path.suffix.lower() == ".mat" else "write it again"
-        raise NeurordlError(f"{path} is damaged, or not HDF5 (MATLAB 7.3); {remedy}")
-    with damage_named(path):
-        return _numeric(_open_hdf5(path, name))
+    if h5py.is_hdf5(path):
+        with damage_named(path):
+            return _numeric(_open_hdf5(path, name))
+    if path.suffix.lower() != ".mat":
+        raise NeurordlError(f"{path} is damaged, or not HDF5; write it again")
+    if not is_mat5(path):
+        raise NeurordlError(f"{path} is damaged, or no .mat file of version 5 or 7.3; {_V73}")
+    with damage_named(path, _V73):
+        return _numeric(_open_mat5(path, name))
 
 
 def _numeric(array: TrialArray) -> TrialArray:
@@ -153,14 +158,9 @@ def _open_npy(path: Path, name: str | None) -> TrialArray:
 def _open_hdf5(path: Path, name: str | None) -> TrialArray:
     file = h5py.File(path, "r")  # the dataset keeps it open
     arrays = {key: item for key in file if isinstance(item := file.get(key), h5py.Dataset)}
-    if name is None:
-        able = [key for key in _BETAS if key in arrays]
-        able = able or [key for key, item in arrays.items() if len(item.shape or ()) > 1]
-        if len(able) != 1:
-            raise NeurordlError(f"{path} has the arrays {listed(able) or 'none'}; choose one with name=")
-        name = able[0]
-    if not isinstance(dataset := file.get(name), h5py.Dataset):
-        raise NeurordlError(f"{path} has no array {name!r}; it has {listed(arrays) or 'none'}")
+    if name is None or not isinstance(dataset := file.get(name), h5py.Dataset):
+        name = _chosen(arrays, path, name)
+        dataset = arrays[name]
     label = f"{name!r} in {path}"
     if dataset.is_virtual or dataset.external:
         raise NeurordlError(f"{label} keeps its data in another file; copy them into this one")
@@ -168,6 +168,27 @@ def _open_hdf5(path: Path, name: str | None) -> TrialArray:
     if claimed > _MOST_INFLATED * path.stat().st_size:
         raise NeurordlError(f"{label} claims {claimed:,} bytes, which the file cannot hold; write it again")
     return TrialArray(_memory_map(dataset, path), label, "MATLAB_class" in dataset.attrs)
+
+
+def _open_mat5(path: Path, name: str | None) -> TrialArray:
+    """An array of a file of version 5, which is in memory; sparse and complex ones are not read."""
+    variables = read_mat5(path)
+    arrays = {key: item for key, item in variables.items() if isinstance(item, np.ndarray)}
+    name = _chosen(arrays, path, name)
+    return TrialArray(arrays[name], f"{name!r} in {path}")
+
+
+def _chosen(arrays: Mapping[str, Any], path: Path, name: str | None) -> str:
+    """The array of a file that is meant by name, or without a name: GLMsingle's, or else the only one."""
+    if name is not None:
+        if name not in arrays:
+            raise NeurordlError(f"{path} has no array {name!r}; it has {listed(arrays) or 'none'}")
+        return name
+    able = [key for key in _BETAS if key in arrays]
+    able = able or [key for key, item in arrays.items() if len(item.shape or ()) > 1]
+    if len(able) != 1:
+        raise NeurordlError(f"{path} has the arrays {listed(able) or 'none'}; choose one with name=")
+    return able[0]
 
 
 def _memory_map(dataset: h5py.Dataset, path: Path) -> Any:
@@ -258,7 +279,9 @@ def _region(mask: Voxels) -> tuple[Mask | None, Floats | None]:
         return None, None
     if isinstance(mask, np.ndarray):
         if mask.dtype.kind not in "biu" or not np.isin(mask, (0, 1)).all() or not mask.any():
-            raise NeurordlError(f"mask= is {mask.dtype} of shape {mask.shape}; expected True and False")
+            problem = f"mask= is {mask.dtype} of shape {mask.shape}"
+            problem += "" if mask.any() else " without any True"
+            raise NeurordlError(f"{problem}; expected True and False, or 1 and 0 as whole numbers")
         return Mask(mask.astype(bool), None, "in memory"), None
     image, _ = load_image(mask.image if isinstance(mask, Regions) else mask, "mask")
     grid = nib.Nifti1Image(np.zeros(image.shape[:3], np.uint8), image.affine, image.header)
@@ -274,7 +297,8 @@ def glmsingle_trials(design: Design, stimuli: Sequence[str]) -> pd.DataFrame:
     ----------
     design
         ``DESIGNINFO.mat``, which GLMsingle writes in MATLAB, or the design that was passed to GLMsingle: for
-        each run an array (volumes, conditions), which is 1 where a trial of a condition begins.
+        each run an array (volumes, conditions), which is 1 where a trial of a condition begins. The arrays
+        may be sparse, and a cell array of MATLAB as ``scipy.io.loadmat`` returns it.
     stimuli
         Id of the stimulus of each condition, in the order of the design's columns.
 
@@ -330,10 +354,14 @@ def _design_of_file(path: Path) -> tuple[list[int], list[int]]:
     return (conditions.astype(int) - 1).tolist(), trials.astype(int).tolist()
 
 
-def _design_of_arrays(design: Sequence[npt.ArrayLike], n_conditions: int) -> tuple[list[int], list[int]]:
+def _design_of_arrays(design: object, n_conditions: int) -> tuple[list[int], list[int]]:
     conditions, lengths = list[int](), list[int]()
-    for number, run in enumerate(design, 1):
-        onsets = np.asarray(run)
+    if not isinstance(design, Iterable):
+        problem = f"design= is a {type(design).__name__}"
+        raise NeurordlError(f"{problem}; expected a list with an array (volumes, conditions) for each run")
+    is_cell = isinstance(design, np.ndarray) and design.dtype == object
+    for number, run in enumerate(design.ravel() if is_cell else design, 1):  # type: ignore[attr-defined]
+        onsets = np.asarray(run.toarray() if hasattr(run, "toarray") else run)
         if onsets.ndim != 2 or onsets.shape[1] != n_conditions:
             raise NeurordlError(
                 f"the design of run {number} has shape {onsets.shape}: expected (volumes, {n_conditions}), a "

@@ -213,8 +213,11 @@ def _centered(rdms: Floats) -> tuple[Floats, Floats]:
     return np.nan_to_num(scaled - nan_mean(scaled, 1)[:, None]), known.astype(np.float64)
 
 
-def repeated_subjects(names: Sequence[str], vectors: npt.ArrayLike) -> str:
-    """A note on subjects with the RDM of another subject, from condensed RDMs; empty if there are none."""
+def repeated_subjects(names: Sequence[str], vectors: npt.ArrayLike, noun: str = "RDM") -> str:
+    """A note on subjects with the RDM of another subject, from condensed RDMs; empty if there are none.
+
+    It can be on their maps, too, (subjects, places).
+    """
     same = same_rdms(np.asarray(vectors, dtype=np.float64))
     groups: dict[int, list[str]] = {}
     for j in np.flatnonzero(same.any(axis=0)).tolist():
@@ -224,8 +227,8 @@ def repeated_subjects(names: Sequence[str], vectors: npt.ArrayLike) -> str:
         return ""
     alike = listed((" = ".join(group) for group in groups.values()), most=3)
     return (
-        f"subjects with the same RDM (correlation above {_SAME:g}): {alike}; if they are one person, leave "
-        "the repeats out: intervals, tests and noise ceilings take them as different people"
+        f"subjects with the same {noun} (correlation above {_SAME:g}): {alike}; if they are one person, "
+        "leave the repeats out: intervals, tests and noise ceilings take them as different people"
     )
 
 

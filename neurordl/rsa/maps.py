@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import inspect
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -34,13 +34,16 @@ from neurordl.io import (
 )
 from neurordl.measures.comparisons import find_similarity
 from neurordl.measures.dissimilarities import find_dissimilarity
-from neurordl.patterns.images import load_image, same_grid
+from neurordl.patterns.images import AnyImage, load_image, same_grid
+from neurordl.patterns.meshes import Mesh, Surface, read_meshes
+from neurordl.patterns.surfaces import HEMISPHERES, map_suffix, open_surface
 from neurordl.progress import progress_bar
 from neurordl.rdms.selection import reindex, stimulus_ids
 from neurordl.rdms.source import parsed_record
 from neurordl.rsa.compare import model_stacks
+from neurordl.rsa.map_spaces import MapImage, MeshSpace, count_maps, mesh_name, open_map, space_of
 from neurordl.rsa.regression import Partial
-from neurordl.rsa.searchlight import searchlight
+from neurordl.rsa.searchlight import Searchlight, searchlight
 from neurordl.validate import check_path, check_type, counted, folded_html, listed
 
 if TYPE_CHECKING:
@@ -55,21 +58,27 @@ PatternsOf: TypeAlias = "Mapping[str, Patterns] | Sequence[DatasetBase] | Callab
 
 _SETTINGS = "settings.json"
 _OF_DATASETS = (".h5", ".hdf5")
+_OF_MAPS = (".nii.gz", ".func.gii")
+Files: TypeAlias = "Path | Mapping[str, Path]"
+"""File of a person's maps, or of each hemisphere."""
 _State = Literal["computed", "kept", "computed again"]
 
 
 @dataclass(frozen=True, eq=False)
 class SearchlightMaps:
-    """Searchlight maps of several people: an image for each, with a map of each model.
+    """Searchlight maps of several people: an image for each, or one of each hemisphere, with all models.
 
     Attributes
     ----------
     models
         Names of the models, in the order of the maps in an image.
     files
-        NIfTI image of each subject, (x, y, z, models); NaN where there is no center.
+        NIfTI image of each subject, (x, y, z, models); on a surface the GIFTI files of "left" and "right",
+        with an array for each model. NaN where there is no center.
     settings
         Options of the searchlights and checksums of the models.
+    surface
+        The mesh of each hemisphere; None in a volume.
 
     Examples
     --------
@@ -90,16 +99,17 @@ class SearchlightMaps:
     """
 
     models: tuple[str, ...]
-    files: Mapping[str, Path]
+    files: Mapping[str, Files | AnyImage]
     settings: Mapping[str, object]
+    surface: Mapping[str, Mesh] | None = None
 
     @property
     def subjects(self) -> tuple[str, ...]:
         """Names of the subjects."""
         return tuple(self.files)
 
-    def image(self, subject: str) -> nib.Nifti1Image:
-        """Return the maps of a subject, (x, y, z, models).
+    def image(self, subject: str) -> MapImage:
+        """Return the maps of a subject: NIfTI (x, y, z, models), or a SurfaceImage (vertices, models).
 
         Raises
         ------
@@ -108,17 +118,16 @@ class SearchlightMaps:
         """
         if subject not in self.files:
             raise NeurordlError(f"subject={subject!r}: there are maps of {listed(self.files, most=40)}")
-        image, name = load_image(self.files[subject], "map")
-        if image.ndim != 4 or image.shape[3] != len(self.models):
-            raise NeurordlError(
-                f"{name} has the shape {image.shape}, but {len(self.models)} models are recorded"
-            )
+        image, name = open_map(self.files[subject], "map", self.surface)
+        if count_maps(image) != len(self.models):
+            n_maps = counted(count_maps(image), "map")
+            raise NeurordlError(f"{name} has {n_maps}, but {len(self.models)} models are recorded")
         return image
 
     def _cells(self) -> list[tuple[str, str]]:
         settings = {name: value for name, value in self.settings.items() if value is not None}
         options = ", ".join(
-            f"{name} {listed(value) if isinstance(value, list) else value}"
+            f"{name} {listed(value) if isinstance(value, list | dict) else value}"
             for name, value in settings.items()
         )
         return [
@@ -152,9 +161,12 @@ def group_searchlight(
     """Compute the searchlight maps of several people, one by one, and keep them in a folder.
 
     Each person's maps are an image with a map of each model, ``sub-01.nii.gz``, and a record with all
-    settings, ``sub-01.json``. Both are written completely or not at all. A call that was interrupted is
-    repeated as it is: people whose patterns are the same as before are not computed again, and a notice says
-    so. So people can be added later.
+    settings, ``sub-01.json``. With ``surface=``, they are a GIFTI file of each hemisphere,
+    ``sub-01_hemi-L.func.gii`` and ``sub-01_hemi-R.func.gii``, and the meshes are kept beside them,
+    ``hemi-L.surf.gii`` and ``hemi-R.surf.gii``. Files of a person are written completely or not at all.
+
+    A call that was interrupted is repeated as it is: people whose patterns are the same as before are not
+    computed again, and a notice says so. So people can be added later.
 
     Parameters
     ----------
@@ -171,7 +183,7 @@ def group_searchlight(
         Names of the subjects; needed with a function. By default all.
     like
         An image on the grid of the patterns, as for `Searchlight.image`. It can be left out if the patterns
-        were read from images.
+        were read from images, and is not for surfaces.
     executor
         Computes the people in parallel: any ``concurrent.futures.Executor``, such as a
         ``ProcessPoolExecutor``, dask's ``Client.get_executor()``, or one of submitit. By default they are
@@ -183,7 +195,8 @@ def group_searchlight(
     progress
         Show a progress bar over people; by default on a terminal and in a notebook.
     **options
-        ``radius``, ``threshold``, ``dissimilarity``, ``comparison`` and all other options of `searchlight`.
+        ``radius``, ``threshold``, ``dissimilarity``, ``comparison`` and all other options of `searchlight`;
+        with ``surface``, the meshes, it is a searchlight on the surface.
 
     Returns
     -------
@@ -235,20 +248,19 @@ def group_searchlight(
     ('s0', 's1')
     """
     path = check_path("folder", folder)
-    if options.get("surface") is not None:
-        raise NeurordlError(
-            "surface=: the maps of a group are those of volumes; call searchlight for each person on a "
-            "surface, and write the maps by to_gifti"
-        )
+    layout = _layout(options.get("surface"), like)
+    options = {**options, **({} if layout.meshes is None else {"surface": layout.meshes})}
     sources = _sources(patterns, subjects)
     settings = _settings(models, options)
     names = _file_names(sources)
     if executor is not None and not hasattr(executor, "submit"):
         check_type("executor", executor, Executor, "such as ProcessPoolExecutor(4)")
-    _open_folder(path, settings)
+    _open_folder(path, settings, layout)
     quiet = {"progress": progress if executor is None else False}
     jobs = [
-        _Job(subject, source, path / names[subject], recheck, (models, {**options, **quiet}, like), settings)
+        _Job(
+            subject, source, path / names[subject], recheck, (models, {**options, **quiet}), layout, settings
+        )
         for subject, source in sources.items()
     ]
     reports, problems = _run(jobs, executor, progress)
@@ -258,25 +270,39 @@ def group_searchlight(
         of_all = f"the maps of {n} of {counted(len(jobs), 'subject')} were not computed ({listed(problems)})"
         finished = f"; those of the others are in {path}" if reports else ""
         raise NeurordlError(f"{of_all}{finished}. {subject}: {_reason(problem)}") from problem
-    return SearchlightMaps(
-        tuple(settings["models"]), {job.subject: job.file for job in jobs}, _shown(settings)
-    )
+    files = {job.subject: layout.files(job.stem) for job in jobs}
+    return SearchlightMaps(tuple(settings["models"]), files, _shown(settings), layout.meshes)
 
 
-def load_maps(folder: str | os.PathLike[str], subjects: Sequence[str] | None = None) -> SearchlightMaps:
+def load_maps(
+    folder: str | os.PathLike[str] | Mapping[str, AnyImage],
+    subjects: Sequence[str] | None = None,
+    *,
+    surface: Surface | None = None,
+) -> SearchlightMaps:
     """Read which maps a folder of `group_searchlight` has; images are read when they are used.
 
     Parameters
     ----------
     folder
-        The folder.
+        The folder. Files on a surface that were written otherwise, such as by `Searchlight.to_gifti`, are a
+        mapping from subject to files: "maps/sub-01_hemi-{hemi}.func.gii", a mapping from "left" and "right"
+        to GIFTI, or CIFTI.
     subjects
         Names of the subjects; by default all that are finished, in natural order.
+    surface
+        With a mapping, the mesh of each hemisphere, as for `searchlight`. A folder of `group_searchlight` has
+        its own.
+
+    Warns
+    -----
+    UserWarning
+        Some people have an image without its record, or the other way round, and are left out.
 
     Raises
     ------
     NeurordlError
-        The folder has no maps, or none of a subject; or a record is damaged.
+        The folder has no maps, or none of a subject; a record is damaged; or files and meshes do not fit.
 
     Examples
     --------
@@ -295,19 +321,27 @@ def load_maps(folder: str | os.PathLike[str], subjects: Sequence[str] | None = N
     ...     print(nrl.load_maps(folder, ["s1"]).subjects)
     ('s1',)
     """
+    if isinstance(folder, Mapping):
+        return _of_files({str(name): image for name, image in folder.items()}, subjects, surface)
     path = check_path("folder", folder)
+    if surface is not None:
+        raise NeurordlError("surface= is for a mapping from subject to files; a folder has its own meshes")
     if not (path / _SETTINGS).is_file():
         raise NeurordlError(
             f"{path} has no {_SETTINGS}, so it is no folder of group_searchlight; check the path"
         )
-    settings, files = _read_settings(path / _SETTINGS), dict[str, Path]()
+    settings, files = _read_settings(path / _SETTINGS), dict[str, Files]()
+    sides = settings["options"].get("surface")
+    layout = _layout({side: path / mesh_name(side) for side in sides} if sides else None, None)
     for file in sorted(path.glob("*.json")):
-        image = file.with_name(f"{file.stem}.nii.gz")
-        if file.name != _SETTINGS and image.is_file():
+        of_person = layout.files(file.with_suffix(""))
+        if file.name != _SETTINGS and all(x.is_file() for x in _each(of_person)):
             record = read_json(file)
             if not isinstance(record, dict) or "subject" not in record:
                 raise NeurordlError(f"{file} is no record of searchlight maps; move it away")
-            files[str(record["subject"])] = image
+            files[str(record["subject"])] = of_person
+    if subjects is None:
+        _warn_of_unfinished(path, layout)
     wanted = sorted(files, key=natural_key) if subjects is None else list(subjects)
     if absent := [subject for subject in wanted if subject not in files]:
         raise NeurordlError(
@@ -315,12 +349,111 @@ def load_maps(folder: str | os.PathLike[str], subjects: Sequence[str] | None = N
         )
     if not wanted:
         raise NeurordlError(f"{path} has no finished maps; call group_searchlight")
-    return SearchlightMaps(
-        tuple(settings["models"]), {subject: files[subject] for subject in wanted}, _shown(settings)
-    )
+    chosen = {subject: files[subject] for subject in wanted}
+    return SearchlightMaps(tuple(settings["models"]), chosen, _shown(settings), layout.meshes)
+
+
+def _warn_of_unfinished(folder: Path, layout: _Layout) -> None:
+    """Give a notice of people who have some of their files, and not all."""
+    ends = [".json", *(file.name.removeprefix("x") for file in _each(layout.files(folder / "x")))]
+    stems = [file.name.removesuffix(end) for end in ends for file in folder.glob(f"[!.]*{end}")]
+    counts = Counter(stems) - Counter([Path(_SETTINGS).stem])
+    if partly := sorted((stem for stem, n in counts.items() if n < len(ends)), key=natural_key):
+        notify(
+            f"{folder} has not all files ({', '.join(ends)}) of {counted(len(partly), 'subject')}, left out: "
+            f"{listed(partly)}; call group_searchlight again for them"
+        )
+
+
+def _of_files(
+    files: Mapping[str, AnyImage], subjects: Sequence[str] | None, surface: Surface | None
+) -> SearchlightMaps:
+    """Maps on a surface from other files, which have the names of the models."""
+    if surface is None:
+        raise NeurordlError(
+            "a mapping of images is for second_level; of files on a surface, give the meshes by surface="
+        )
+    if absent := [subject for subject in subjects or () if subject not in files]:
+        raise NeurordlError(f"there are no maps of {listed(absent)}; there are those of {listed(files)}")
+    chosen = dict(files) if subjects is None else {subject: files[subject] for subject in subjects}
+    if not chosen:
+        raise NeurordlError("there are no maps; give the files of each subject")
+    subject, image = next(iter(chosen.items()))
+    scan = open_surface(image, f"map of {subject}")
+    n_maps = len(scan.values())
+    names = scan.maps if len(set(scan.maps)) == n_maps else tuple(f"map {k + 1}" for k in range(n_maps))
+    return SearchlightMaps(names, chosen, {}, read_meshes(surface))
 
 
 # what is computed, and what was
+
+
+class _Layout(Protocol):
+    """How the maps of people are kept in files: those of a volume, or those on a surface."""
+
+    @property
+    def meshes(self) -> Mapping[str, Mesh] | None:
+        """The mesh of each hemisphere, on a surface."""
+
+    def files(self, stem: Path) -> Files:
+        """The files of a person, of the names that begin so."""
+
+    def contents(self, maps: Searchlight) -> dict[str, bytes]:
+        """What the files of a person hold, by the ends of their names."""
+
+    def fits(self, stem: Path) -> bool:
+        """Whether files that were written before lie where they are to lie now."""
+
+
+@dataclass(frozen=True)
+class _InVolume:
+    like: Volume | None
+    meshes: None = None
+
+    def files(self, stem: Path) -> Path:
+        return Path(f"{stem}.nii.gz")
+
+    def contents(self, maps: Searchlight) -> dict[str, bytes]:
+        image = maps.image(self.like)
+        return space_of(image).contents(image, maps.models)
+
+    def fits(self, stem: Path) -> bool:
+        images = (self.files(stem), self.like)
+        return self.like is None or same_grid(*(load_image(image, "image")[0] for image in images if image))
+
+
+@dataclass(frozen=True)
+class _OnSurface:
+    meshes: Mapping[str, Mesh]
+
+    def files(self, stem: Path) -> Mapping[str, Path]:
+        return {side: Path(f"{stem}{map_suffix(side)}") for side in self.meshes}
+
+    def contents(self, maps: Searchlight) -> dict[str, bytes]:
+        return MeshSpace(self.meshes).contents(maps.surface_image(), maps.models)
+
+    def fits(self, stem: Path) -> bool:
+        return True  # checksums of the meshes are settings
+
+
+def _layout(surface: Surface | None, like: Volume | None) -> _Layout:
+    if surface is None:
+        return _InVolume(like)
+    if like is not None:
+        raise NeurordlError(
+            "like= is for volumes; leave it out with surface=, whose meshes say where maps lie"
+        )
+    with collect_notices(show=False):  # searchlight gives them
+        return _OnSurface(read_meshes(surface))
+
+
+def _each(files: Files) -> list[Path]:
+    return [files] if isinstance(files, Path) else list(files.values())
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    """The checksum of a file, or those of several."""
+    return " ".join(sha256_file(file) for file in files)
 
 
 class _Report(NamedTuple):
@@ -337,16 +470,18 @@ class _Job:
 
     subject: str
     source: Patterns | Callable[[str], DatasetBase]
-    file: Path
+    stem: Path
+    """The files of the person without the ends of their names."""
     recheck: bool
-    call: tuple[Any, Mapping[str, Any], Volume | None]
-    """Models, options and like= of the searchlight."""
+    call: tuple[Any, Mapping[str, Any]]
+    """Models and options of the searchlight."""
+    layout: _Layout
     settings: Mapping[str, Any]
 
     @property
     def record(self) -> Path:
-        """The record beside the image."""
-        return self.file.with_name(self.file.name.removesuffix(".nii.gz") + ".json")
+        """The record beside the maps."""
+        return Path(f"{self.stem}.json")
 
     def run(self) -> _Report:
         """Compute the maps unless they are finished, and write them."""
@@ -364,7 +499,8 @@ class _Job:
 
     def _finished(self) -> Mapping[str, Any]:
         """The record of finished maps; empty if there are none."""
-        if not (self.record.is_file() and self.file.is_file()):
+        files = _each(self.layout.files(self.stem))
+        if not all(file.is_file() for file in (self.record, *files)):
             return {}
         record = None
         with suppress(NeurordlError):  # a damaged record is written again
@@ -372,19 +508,17 @@ class _Job:
         if not isinstance(record, dict) or not {"patterns", "image", "notices"} <= set(record):
             return {}
         same = record.get("settings") == self.settings and record.get("subject") == self.subject
-        if not same or record["image"] != sha256_file(self.file):
+        if not same or record["image"] != _sha256(files):
             return {}
-        like = self.call[2]
-        if like is not None and not same_grid(*(load_image(x, "image")[0] for x in (self.file, like))):
-            return {}  # written with another like=
-        return record
+        return record if self.layout.fits(self.stem) else {}
 
     def _compute(self, patterns: DatasetBase, checksum: str) -> None:
-        models, options, like = self.call
+        models, options = self.call
         maps = searchlight(patterns, models, **options)
-        image = maps.image(like)
-        self.record.unlink(missing_ok=True)  # an image without its record is not finished
-        write_bytes(self.file, gzip.compress(image.to_bytes(), mtime=0))
+        contents = self.layout.contents(maps)
+        self.record.unlink(missing_ok=True)  # maps without their record are not finished
+        for end, content in contents.items():
+            write_bytes(f"{self.stem}{end}", content)
         record = {
             "subject": self.subject,
             "models": list(maps.models),
@@ -394,7 +528,7 @@ class _Job:
             "n_centers": len(maps.centers),
             "n_left_out": maps.settings["n_left_out"],
             "patterns": checksum,
-            "image": sha256_file(self.file),
+            "image": _sha256(_each(self.layout.files(self.stem))),
             "notices": notices(),
             "versions": versions(),
         }
@@ -507,14 +641,14 @@ def _sources(
 
 
 def _file_names(subjects: Iterable[str]) -> dict[str, str]:
-    """The image of each subject; no two are the same, also where case does not count."""
+    """How the files of each subject begin; no two are the same, also where case does not count."""
     names = {subject: re.sub(r"[^A-Za-z0-9_.+-]+", "-", subject).lstrip(".") for subject in subjects}
     lower = [name.casefold() for name in names.values()]
     for (subject, name), key in zip(names.items(), lower, strict=True):
         if not name or key == Path(_SETTINGS).stem or lower.count(key) > 1:
             problem = "names no file of its own; use letters and digits that tell subjects apart"
             raise NeurordlError(f"subject {subject!r} {problem}")
-    return {subject: f"{name}.nii.gz" for subject, name in names.items()}
+    return names
 
 
 def _settings(models: object, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -532,6 +666,11 @@ def _settings(models: object, options: Mapping[str, Any]) -> Mapping[str, Any]:
         "comparison": base if partial is None else f"partial {base}",
         "dtype": np.dtype(chosen["dtype"]).name,
     }
+    if chosen["surface"] is not None:
+        chosen["surface"] = {
+            side: sha256_array(mesh.coordinates)[:16] + sha256_array(mesh.faces)[:16]
+            for side, mesh in chosen["surface"].items()
+        }
     if partial is not None:
         chosen["controlled"] = _checksums(partial.covariates)
     settings = {"options": chosen, "models": _checksums(models), "neurordl": versions()["neurordl"]}
@@ -563,11 +702,12 @@ def _read_settings(file: Path) -> Mapping[str, Any]:
     return settings
 
 
-def _open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
+def _open_folder(folder: Path, settings: Mapping[str, Any], layout: _Layout) -> None:
     """Make the folder, or refuse one with other maps or files."""
     check_folder(folder)
     file = folder / _SETTINGS
-    if file.is_file() and any(folder.glob("*.nii.gz")):
+    names = [x.name for x in folder.iterdir()] if folder.is_dir() else []
+    if file.is_file() and any(name.endswith(_OF_MAPS) for name in names):
         now, before = (
             {
                 **x["options"],
@@ -582,11 +722,14 @@ def _open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
                 f"{folder} holds maps of other settings, which differ in {', '.join(different)}; choose "
                 "another folder, or delete that one"
             )
-    elif folder.is_dir() and any(x != file and not x.name.startswith(".") for x in folder.iterdir()):
+        return
+    before_maps = {_SETTINGS, *(mesh_name(side) for side in HEMISPHERES)}
+    if any(name not in before_maps and not name.startswith(".") for name in names):
         raise NeurordlError(f"{folder} is not empty and holds no searchlight maps; choose another folder")
-    else:
-        make_folder(folder)
-        write_json(file, settings)
+    make_folder(folder)
+    for name, content in MeshSpace(layout.meshes or {}).mesh_files().items():
+        write_bytes(folder / name, content)
+    write_json(file, settings)
 
 
 def _checksum(patterns: Patterns) -> str:

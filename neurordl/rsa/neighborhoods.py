@@ -18,7 +18,7 @@ from scipy.spatial import KDTree
 
 from neurordl.arrays import Bools, Floats, Ints
 from neurordl.errors import NeurordlError, explain, notify
-from neurordl.patterns.meshes import Mesh
+from neurordl.patterns.meshes import Mesh, edges_of
 from neurordl.patterns.surfaces import HEMISPHERES
 from neurordl.rdms.source import parsed_record
 from neurordl.validate import check_number
@@ -274,8 +274,7 @@ class _Hemisphere:
         self.channel = np.full(len(points), -1, dtype=np.int32)
         used = np.flatnonzero(vertices >= 0)
         self.channel[vertices[used]] = used
-        pairs = np.sort(mesh.faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1)
-        first, second = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0).T
+        first, second = edges_of(mesh)
         lengths = np.linalg.norm(points[first] - points[second], axis=1)
         ends = np.concatenate([first, second]), np.concatenate([second, first])
         self.graph = csr_array((np.tile(lengths, 2), ends), shape=(len(points), len(points)))

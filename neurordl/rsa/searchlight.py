@@ -28,7 +28,7 @@ from neurordl.measures.kernels.distances import distance_matrices
 from neurordl.measures.kernels.similarities import InnerProducts
 from neurordl.measures.kernels.similarities import Partial as PartialKernel
 from neurordl.patterns.meshes import Mesh, Surface, read_meshes
-from neurordl.patterns.surfaces import HEMISPHERES
+from neurordl.patterns.surfaces import HEMISPHERES, map_suffix, maps_bytes
 from neurordl.progress import progress_bar
 from neurordl.rdms.selection import stimulus_ids
 from neurordl.rdms.source import Center, Source, check_rates, check_runs
@@ -195,16 +195,11 @@ class Searchlight:
 
             maps.to_gifti("maps/sub-01")
         """
-        from nibabel.gifti.gifti import GiftiDataArray, GiftiImage, GiftiMetaData
-
         stem = re.sub(r"(?i)(\.func)?\.gii$", "", str(check_path("path", path)))
         files = {}
         for side, maps in self._by_hemisphere().items():
-            options = {"intent": "NIFTI_INTENT_NONE", "datatype": "NIFTI_TYPE_FLOAT32"}
-            arrays = [GiftiDataArray(maps[name], meta={"Name": name}, **options) for name in self.models]
-            meta = GiftiMetaData({"AnatomicalStructurePrimary": f"Cortex{side.title()}"})
-            files[side] = Path(f"{stem}_hemi-{side[0].upper()}.func.gii")
-            write_bytes(files[side], GiftiImage(meta=meta, darrays=arrays).to_bytes())
+            files[side] = Path(f"{stem}{map_suffix(side)}")
+            write_bytes(files[side], maps_bytes(np.stack(list(maps.values()), axis=1), self.models, side))
         return files
 
     def _by_hemisphere(self) -> dict[str, dict[str, npt.NDArray[np.float32]]]:

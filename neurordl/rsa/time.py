@@ -91,28 +91,42 @@ class ClusterTest:
         Of scores (subjects, model times, times), cells of this plane that share a side are neighbors, and the
         numbers of the cells and the t values are those of the flat plane.
         """
-        try:
-            from mne.stats import permutation_cluster_1samp_test
-        except ImportError as error:
-            raise NeurordlError("cluster tests are MNE's; install it: pip install 'neurordl[mne]'") from error
         options: dict[str, Any] = {
             "threshold": {"start": 0, "step": 0.2} if self.threshold == "tfce" else self.limit(len(scores)),
             "tail": 1 if self.tail == "greater" else 0,
-            "out_type": "indices",
             "rng": self.seed,
-            "verbose": "ERROR",
         }
-        with warnings.catch_warnings():  # of its progress bar, which is not shown
-            warnings.filterwarnings("ignore", "IProgress not found")
-            found = permutation_cluster_1samp_test(scores, n_permutations=self.n_permutations, **options)
-            t, clusters, p, null = (found[0], found[1], np.asarray(found[2]), np.asarray(found[3]))
-            if self.tail == "greater" and len(null) == 2 ** len(scores):  # all sign flips
-                of_all = permutation_cluster_1samp_test(-scores, n_permutations=1, **options)[3]
-                null = _with_flip_of_all(null, float(np.max(of_all, initial=0.0)))
-                sums = np.array([t[places].sum() for places in clusters])
-                p = (null >= sums[:, None] * (1 - _ROUNDING)).mean(axis=1)
+        t, clusters, p, null = clusters_by_mne(scores, n_permutations=self.n_permutations, **options)
+        if self.tail == "greater" and len(null) == 2 ** len(scores):  # all sign flips
+            *_, of_all = clusters_by_mne(-scores, n_permutations=1, **options)
+            null = _with_flip_of_all(null, float(np.max(of_all, initial=0.0)))
+            sums = np.array([t[places].sum() for places in clusters])
+            p = (null >= sums[:, None] * (1 - _ROUNDING)).mean(axis=1)
         cells = [np.ravel_multi_index(places, scores.shape[1:]) for places in clusters]
         return cells, p, np.ravel(t), null
+
+
+def clusters_by_mne(
+    scores: Floats | list[Floats], **options: Any
+) -> tuple[Floats, list[Any], Floats, Floats]:
+    """MNE's test of clusters: t, or values of TFCE; places and p of clusters; the null.
+
+    The signs of people's scores are flipped; if there are two groups of people, they are permuted.
+
+    Raises
+    ------
+    NeurordlError
+        MNE is not installed.
+    """
+    try:
+        from mne.stats import permutation_cluster_1samp_test, permutation_cluster_test
+    except ImportError as error:
+        raise NeurordlError("cluster tests are MNE's; install it: pip install 'neurordl[mne]'") from error
+    function = permutation_cluster_test if isinstance(scores, list) else permutation_cluster_1samp_test
+    with warnings.catch_warnings():  # of its progress bar, which is not shown
+        warnings.filterwarnings("ignore", "IProgress not found")
+        t, clusters, p, null = function(scores, out_type="indices", verbose="ERROR", **options)
+    return t, list(clusters), np.asarray(p), np.asarray(null)
 
 
 def _with_flip_of_all(null: Floats, of_all: float) -> Floats:
@@ -133,13 +147,8 @@ def time_clusters(
     Parameters
     ----------
     evaluation
-        Result of `evaluate` of RDMs over time, or of `regress_rdms` by least squares, of which the weights
-        are tested. The subjects are those in its means. If the models are over time, too, clusters are of
-        cells (model time × time).
-
-        Where a model explains nothing, shares of variance, R² and weights of other fits are not as often
-        below zero as above in each subject, or depend on other subjects, so that signs cannot be flipped:
-        test what a model adds by ``comparison=Partial(...)`` instead.
+        Result of `evaluate` of RDMs over time, or of `regress_rdms` by least squares. The subjects are those
+        in its means. If the models are over time, too, clusters are of cells (model time × time).
     test
         The test; by default ``ClusterTest()``.
     difference
@@ -164,7 +173,7 @@ def time_clusters(
     Raises
     ------
     NeurordlError
-        The evaluation is not over time, is one of shares of variance, has undefined scores or fewer than two
+        The evaluation is not over time, is of shares of variance, has undefined scores or fewer than two
         subjects or times; a layer is unknown; or MNE is not installed.
 
     Examples
@@ -313,19 +322,23 @@ def _courses(evaluation: Evaluation, difference: tuple[str, str] | None) -> list
     if not axes:
         problem = "the scores are not over time: give an Evaluation of RDMs with the RDM descriptor 'time'"
         raise NeurordlError(problem)
-    frame, settings = evaluation.frame, evaluation.settings
-    if "in_mean" not in settings:
-        problem = (
-            f"{settings['comparison']} has no test of clusters: where a model explains nothing, it is not"
+    if "test" in evaluation.settings:
+        raise NeurordlError(
+            "shares of variance are squares, whose signs cannot be flipped: for what a model adds to others, "
+            "take regress_rdms, or evaluate with comparison=Partial(...)"
         )
-        remedy = "test what a model adds by evaluate(..., comparison=Partial(the other models))"
-        raise NeurordlError(f"{problem} as often below 0 as above it in each subject; {remedy}")
-    layers = list(settings.get("flipped", dict.fromkeys(frame["layer"])))
+    frame, untested = evaluation.frame, evaluation.settings.get("untested", ())
+    layers = [layer for layer in dict.fromkeys(frame["layer"]) if layer not in untested]
+    if untested:
+        problem = "weights of this fit are not 0 in the mean where a model explains nothing"
+        notify(f"tests over time leave out {counted(len(untested), 'layer')} ({listed(untested)}): {problem}")
     for layer in difference or ():
         check_choice("difference", layer, layers)
     courses = []
     for roi, part in frame.groupby("roi", sort=False):
-        pooled = [set(settings["in_mean"][place]) for place in evaluation.places[part.index].unique()]
+        pooled = [
+            set(evaluation.settings["in_mean"][place]) for place in evaluation.places[part.index].unique()
+        ]
         names = sorted(set.intersection(*pooled), key=natural_key)  # flips do not depend on the order of rows
         rows = part[part["subject"].isin(names)]
         scores = {

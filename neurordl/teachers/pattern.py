@@ -271,7 +271,9 @@ def _dataset(name: str, patterns: Patterns) -> DatasetBase:
     if is_dataset(patterns):
         return patterns
     values, ids = patterns
-    values, ids = np.asanyarray(values), check_ids(ids, f"patterns of {name}")
+    repeats = "pass a Dataset, whose repeats are averaged: "
+    repeats += 'rsatoolbox.data.Dataset(array, obs_descriptors={"stimulus": ids})'
+    values, ids = np.asanyarray(values), check_ids(ids, f"patterns of {name}", repeats)
     if values.ndim != 2 or len(values) != len(ids):
         raise NeurordlError(f"patterns of {name} have shape {values.shape}: expected ({len(ids)}, channels)")
     from rsatoolbox.data import Dataset

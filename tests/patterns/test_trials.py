@@ -11,6 +11,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.io
+import scipy.sparse
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
@@ -55,6 +57,13 @@ SOURCES = {
         folder / "b.h5", volumes(), "forward", chunks=(2, 3, 5, 5), compression="gzip"
     ),
     "matlab": lambda folder: write(folder / "b.mat", volumes(), "matlab", chunks=(5, 5, 3, 2)),
+    "mat 5": lambda folder: (
+        scipy.io.savemat(folder / "b.mat", {"R2": inside(), "modelmd": volumes()}) or folder / "b.mat"
+    ),
+    "packed mat 5": lambda folder: (
+        scipy.io.savemat(folder / "b.mat", {"modelmd": volumes(), "pcnum": 3.0}, do_compression=True)
+        or folder / "b.mat"
+    ),
     "nsd": lambda folder: write(folder / "b.hdf5", volumes(), "reversed"),
 }
 
@@ -107,6 +116,23 @@ def test_rows_of_trials_stay_on_the_disk(layout: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(packed.measurements, data)
 
 
+def test_rows_of_trials_in_matlab_5(tmp_path: Path) -> None:
+    data = np.random.default_rng(1).normal(size=(N, 20))
+    scipy.io.savemat(
+        tmp_path / "b.mat", {"betas": data, "names": np.array(IDS, object), "R2": np.zeros((20, 1))}
+    )
+    with pytest.raises(NeurordlError, match="has the arrays betas, R2; choose one"):
+        nrl.read_betas(tmp_path / "b.mat", TABLE)
+    patterns = nrl.read_betas(tmp_path / "b.mat", TABLE, name="betas")
+    np.testing.assert_array_equal(patterns.measurements, data)
+    with pytest.raises(NeurordlError, match="has no array 'beta'; it has betas, R2"):
+        nrl.read_betas(tmp_path / "b.mat", TABLE, name="beta")
+    whole = (tmp_path / "b.mat").read_bytes()
+    (tmp_path / "b.mat").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(NeurordlError, match=r"cannot read .*b.mat: it is damaged.*MATLAB with -v7.3"):
+        nrl.read_betas(tmp_path / "b.mat", TABLE, name="betas")
+
+
 def test_trials_of_glmsingle_are_in_order_of_time(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     runs, expected, of_run = [], [], []
@@ -126,6 +152,13 @@ def test_trials_of_glmsingle_are_in_order_of_time(tmp_path: Path) -> None:
         file["stimorder"] = np.array([["abcd".index(name) + 1.0] for name in expected])
         file["numtrialrun"] = np.array([[6.0], [6.0], [6.0]])
     pd.testing.assert_frame_equal(nrl.glmsingle_trials(tmp_path / "DESIGNINFO.mat", list("abcd")), table)
+    cell = np.empty((1, 3), dtype=object)  # as scipy reads a cell array of MATLAB
+    cell[0] = [scipy.sparse.csc_matrix(onsets) for onsets in runs]
+    pd.testing.assert_frame_equal(nrl.glmsingle_trials(cell, list("abcd")), table)
+    order = [["abcd".index(name) + 1.0 for name in expected]]
+    info = {"stimorder": order, "numtrialrun": [[6.0, 6.0, 6.0]], "validcolumns": cell}
+    scipy.io.savemat(tmp_path / "mat5.mat", info)
+    pd.testing.assert_frame_equal(nrl.glmsingle_trials(tmp_path / "mat5.mat", list("abcd")), table)
     with pytest.raises(NeurordlError, match=r"condition 4, but stimuli= has 3 ids"):
         nrl.glmsingle_trials(tmp_path / "DESIGNINFO.mat", list("abc"))
     for design, message in (
@@ -135,6 +168,7 @@ def test_trials_of_glmsingle_are_in_order_of_time(tmp_path: Path) -> None:
         ([np.zeros((5, 3))], r"has shape \(5, 3\): expected \(volumes, 4\)"),
         ([np.zeros((5, 4))], "no trial"),
         ([], "no trial"),
+        (None, "design= is a NoneType; expected a list"),
     ):
         with pytest.raises(NeurordlError, match=message):
             nrl.glmsingle_trials(design, list("abcd"))
@@ -180,7 +214,7 @@ def bad(folder: Path, case: str) -> tuple[Any, Any, Any]:
 MESSAGES = {
     "pickle": "is a pickle, as GLMsingle writes .*wanthdf5=1",
     "cut short": r"cannot read .*b\.npy: it is damaged",
-    "mat 5": "save it in MATLAB with -v7.3",
+    "mat 5": "no .mat file of version 5 or 7.3; save it in MATLAB with -v7.3",
     "several": r"arrays first, second; choose one with name=",
     "link": "has the arrays none",
     "square": "can be the first or the last axis",
@@ -191,7 +225,7 @@ MESSAGES = {
     "columns": "transpose it",
     "another mask": "does not fit 12 trials",
     "fractions": "expected True and False",
-    "empty mask": "expected True and False",
+    "empty mask": "without any True; expected True and False",
     "no name": "1 rows without a stimulus",
     "all NaN": "no voxel is left",
 }

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 import pytest
+from nilearn.surface import InMemoryMesh, PolyMesh, SurfaceImage
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
+from tests.helpers import icosphere
 
 AFFINE = np.array([[-3.0, 0, 0, 20], [0, 3, 0, -20], [0, 0, 3, -9], [0, 0, 0, 1]])
 
@@ -90,9 +93,87 @@ def test_cuts_move_with_the_axes() -> None:
     assert max(x.y1 for x in extents) < box.y1 + 1
 
 
-def test_what_cannot_be_drawn() -> None:
-    tested = result()
+POINTS, FACES = icosphere(2)
+MESH = PolyMesh(left=InMemoryMesh(POINTS, FACES), right=InMemoryMesh(POINTS + 120, FACES))
+
+
+def on_surface(effect: float = 4.0, mesh: Any = MESH, **options: Any) -> nrl.SecondLevel:
+    rng, images = np.random.default_rng(0), {}
+    for k in range(8):
+        scores = {side: rng.normal(size=len(POINTS)) for side in mesh.parts}
+        scores["left"][np.linalg.norm(POINTS - POINTS[5], axis=1) < 20] += effect
+        scores["left"][np.linalg.norm(POINTS - POINTS[90], axis=1) < 20] -= effect
+        scores["left"][:3] = np.nan
+        images[f"p{k}"] = SurfaceImage(mesh, scores)
+    return nrl.second_level(images, test=nrl.MapTest("size", n_permutations=60, **options))
+
+
+def panels(ax: Any) -> list[str]:
+    return [panel.get_title() for panel in ax.child_axes if panel.name == "3d"]
+
+
+@pytest.mark.parametrize("tail", ["greater", "two-sided"])
+def test_surfaces_are_drawn_from_the_side_and_the_middle(tail: Any) -> None:
+    tested = on_surface(tail=tail)
+    ax = nrl.plot_map(tested)
+    ax.figure.canvas.draw()
+    title = ax.get_title(loc="left").replace("\n", " ").replace("\u00a0", " ")
+    assert title == f"scores, 8 subjects: t where {tested.threshold()}"
+    assert panels(ax) == ["left, lateral", "left, medial", "right, medial", "right, lateral"]
+    t = tested.space.read(tested.thresholded(), 0)
+    assert (t < 0).any() == (tail == "two-sided")
+    # a triangle has the color of the median of its vertices where that is significant, or else gray
+    picture = matplotlib.cm.ScalarMappable(
+        matplotlib.colors.Normalize(-np.abs(t).max() if tail == "two-sided" else 0, np.abs(t).max()),
+        "RdBu_r" if tail == "two-sided" else "plasma",
+    )
+    median = np.median(t[: len(POINTS)][FACES], axis=1)
+    panel = next(x for x in ax.child_axes if x.get_title() == "left, lateral")
+    colors = panel.collections[0]._facecolor3d
+    np.testing.assert_allclose(colors[median != 0], picture.to_rgba(median[median != 0]), atol=1e-2)
+    gray = colors[median == 0, :3]
+    assert np.ptp(gray, axis=1).max() < 1e-6
+    right = next(x for x in ax.child_axes if x.get_title() == "right, lateral").collections[0]._facecolor3d
+    assert np.ptp(right[:, :3], axis=1).max() < 1e-6
+    none = nrl.plot_map(on_surface(0.0))
+    assert "no vertex with" in none.get_title(loc="left")
+
+
+def test_backgrounds_and_rows_of_surfaces(tmp_path: Path) -> None:
+    tested = on_surface()
+    round_mesh = {"left": (1.2 * POINTS, FACES), "right": (1.2 * POINTS, FACES)}
+    folds = SurfaceImage(MESH, dict.fromkeys(MESH.parts, POINTS[:, 0]))
+    for background in (round_mesh, folds, MESH):
+        nrl.plot_map(tested, background=background).figure.savefig(tmp_path / "figure.png")
+    narrow = plt.subplots(figsize=(3.3, 3.2), layout="constrained")[1]
+    nrl.plot_map(tested, narrow)
+    assert panels(narrow) == ["left, lateral", "left, medial", "right, lateral", "right, medial"]
+    left = nrl.plot_map(on_surface(mesh=PolyMesh(left=MESH.parts["left"])))
+    assert panels(left) == ["left, lateral", "left, medial"]
     for options, said in (
+        (
+            {"background": "fsaverage5"},
+            "background= has 10,242 vertices in the left hemisphere, and the maps",
+        ),
+        ({"background": {"left": round_mesh["left"]}}, "background= has 0 vertices in the right hemisphere"),
+        ({"background": "MNI152"}, "background=: surface='MNI152' does not say which hemisphere"),
+        ({"glass": True}, "glass=, display_mode= and cut_coords= are for volumes"),
+        ({"display_mode": "z"}, "are for volumes; leave them out"),
+        ({"cut_coords": (0, 0, 0)}, "are for volumes; leave them out"),
+    ):
+        with pytest.raises(NeurordlError, match=said):
+            nrl.plot_map(tested, **options)
+
+
+def test_what_cannot_be_drawn(tmp_path: Path) -> None:
+    tested = result()
+    cut = tmp_path / "cut.nii.gz"
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).normal(size=(9, 9, 9)), np.eye(4)), cut)
+    cut.write_bytes(cut.read_bytes()[:2000])
+    several = nib.Nifti1Image(np.ones((9, 9, 9, 2)), np.eye(4))
+    for options, said in (
+        ({"background": cut}, r"cannot read .*cut.nii.gz: it is damaged"),
+        ({"background": several}, r"has shape \(9, 9, 9, 2\); expected a 3D image"),
         ({"display_mode": "front"}, "display_mode='front': expected one of 'ortho'"),
         ({"cut_coords": 3}, "cut_coords=3: display_mode='ortho' needs 3 numbers, in mm"),
         ({"cut_coords": (3, 4)}, "needs 3 numbers"),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from rsatoolbox.data import Dataset
-from rsatoolbox.data.noise import cov_from_residuals, cov_from_unbalanced
+from rsatoolbox.data.noise import cov_from_measurements, cov_from_residuals, cov_from_unbalanced
 from rsatoolbox.rdm import calc_rdm
 from rsatoolbox.rdm.calc_unbalanced import calc_rdm_unbalanced
 from scipy.spatial.distance import pdist
@@ -111,6 +111,20 @@ def test_noise_from_measurements(noise: Any) -> None:
         precision = np.linalg.inv(cov_from_unbalanced(data, "stimulus", method=METHODS[noise]))
         theirs = calc_rdm(data, "mahalanobis", descriptor="stimulus", noise=precision)
         same(compute_rdms(data, "mahalanobis", noise=noise), theirs)
+
+
+def test_covariances_of_measurements_have_other_degrees_of_freedom() -> None:
+    rng = np.random.default_rng(0)
+    ids, runs = np.divmod(np.arange(300), 3)
+    rows = rng.normal(size=(300, 4)) + 5 * rng.normal(size=(100, 4))[ids]  # noise of variance 1
+    data = Dataset(rows, obs_descriptors={"stimulus": [f"s{k}" for k in ids], "run": runs.tolist()})
+    left, dof = Source(data, "x", by_run=True).centered(None).within()
+    ours = covariance(left, dof, "diagonal", "x")
+    np.testing.assert_allclose(np.diag(ours), 1, atol=0.2)
+    assert dof == 200
+    np.testing.assert_allclose(ours, cov_from_unbalanced(data, "stimulus", method="diag"), rtol=1e-10)
+    theirs = cov_from_measurements(data, "stimulus", method="diag")
+    np.testing.assert_allclose(theirs * 297 / 200, ours, rtol=1e-10)
 
 
 @pytest.mark.parametrize("center", [None, "run", "all"])

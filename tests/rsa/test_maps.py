@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial, wraps
 from pathlib import Path
@@ -307,7 +308,7 @@ def test_bad_input_of_groups(tmp_path: Path) -> None:
         ({"settings": person(1)}, {}, "subject 'settings' names no file of its own"),
         ({"a": person(1)}, {"radios": 3}, "searchlight has no option 'radios'; it has radius"),
         ({"a": person(1)}, {"comparison": "nonsense"}, "nonsense"),
-        ({"a": person(1)}, {"surface": {}}, "surface=: the maps of a group are those of volumes"),
+        ({"a": person(1)}, {"surface": {}}, "surface= is the keys .*; expected the meshes of"),
         ({"a": person(1)}, {"executor": 4}, "executor: expected Executor, got int"),
         (lambda name: 5, {"subjects": ["a"]}, "a: the function of patterns= returned int, no Dataset"),
         ({"a": person(1)}, {"radius": 9}, "a: no voxel has"),
@@ -330,6 +331,23 @@ def test_bad_input_of_groups(tmp_path: Path) -> None:
             nrl.load_maps(tmp_path / "other")
     with pytest.raises(NeurordlError, match="has no finished maps of b; it has those of a"):
         nrl.load_maps(tmp_path / "z", ["b"])
+
+
+def test_people_who_are_partly_there_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "maps"
+    nrl.group_searchlight({name: person(k) for k, name in enumerate("abcd")}, models(), path, **OPTIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert nrl.load_maps(path).subjects == tuple("abcd")
+    (path / "b.json").unlink()
+    (path / "c.nii.gz").unlink()
+    with pytest.warns(
+        UserWarning, match=r"not all files \(.json, .nii.gz\) of 2 subjects, left out: b, c; call"
+    ):
+        assert nrl.load_maps(path).subjects == ("a", "d")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert nrl.load_maps(path, ["a"]).subjects == ("a",)
 
 
 def test_maps_on_the_grid_of_another_image_are_not_kept(tmp_path: Path) -> None:

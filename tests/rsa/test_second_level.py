@@ -130,6 +130,10 @@ def test_covariates_and_groups(tmp_path: Path) -> None:
     result = nrl.second_level(volumes(), test=test, covariates=shuffled, contrast="group")
     # with an intercept in the table, nilearn would flip signs instead of permuting people
     want = nilearns(volumes().values(), test, design=table.reset_index(drop=True), contrast="group")
+    named = shuffled.rename(columns={"subject": "participant_id"})  # as in participants.tsv of BIDS
+    of_bids = nrl.second_level(volumes(), test=test, covariates=named, contrast="group")
+    assert_array_equal(of_bids.values["t"], result.values["t"])
+    assert of_bids.settings["covariates"] == ["age", "group"]
     check_equal(result, want, ("size", "mass"))
     assert result.name == "group on scores"
     assert result.settings["degrees_of_freedom"] == N - 3
@@ -280,6 +284,8 @@ def test_bad_input(tmp_path: Path) -> None:
         ((people,), {"contrast": "age"}, "contrast='age' is a column of covariates=, which are not given"),
         ((people,), {"covariates": table, "contrast": "sex"}, "covariates= has no column 'sex'"),
         ((people,), {"covariates": table[1:]}, "covariates= has no row of s00"),
+        ((people,), {"covariates": table.reset_index(drop=True)}, "its index, or its column subject or part"),
+        ((people,), {"covariates": table.assign(age=np.nan)}, "'age' of s00 is 'nan', no number"),
         ((people,), {"covariates": table.assign(age=1)}, "age are constant, or one is a sum of others"),
         (
             (people,),
@@ -306,7 +312,7 @@ def test_bad_input(tmp_path: Path) -> None:
         (
             ({name: image(np.ones((7, 8, 6, 2))) for name in PEOPLE},),
             {},
-            "expected one 3D map of each subject",
+            r"has 2 maps, shape \(7, 8, 6, 2\); expected one map of each subject, 3D in a volume",
         ),
         (([1, 2],), {}, "maps: expected maps of group_searchlight, their folder, or a mapping .* got list"),
         ((people,), {"test": "cluster"}, "statistic='cluster': expected one of 'voxel', 'size'"),
@@ -386,3 +392,25 @@ def test_zeros_that_may_mean_no_data_are_told(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=said):
         result = nrl.second_level(people, test=test)
     assert result.inside[1].all()
+
+
+def test_people_with_the_same_map_are_told() -> None:
+    """A file that was copied under another name would count as another person."""
+    people, test = volumes(), nrl.MapTest(n_permutations=40)
+    people["s03"] = image(1.01 * people["s07"].get_fdata())
+    with pytest.warns(UserWarning, match=r"subjects with the same map .*: s03 = s07; if they are one person"):
+        nrl.second_level(people, test=test)
+
+
+def test_a_map_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    maps, quick = folder(tmp_path), nrl.MapTest(n_permutations=40)
+    path = tmp_path / "s04.nii.gz"
+    path.write_bytes(path.read_bytes()[:-600])
+    with pytest.raises(NeurordlError, match=r"cannot read .*s04.nii.gz: it is damaged, .*read whole"):
+        nrl.second_level(maps, "b", test=quick)
+    people = {name: tmp_path / f"{name}.nii.gz" for name in PEOPLE}
+    for name, scores in volumes().items():
+        nib.save(scores, people[name])
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(NeurordlError, match=r"cannot read .*s04.nii.gz"):
+        nrl.second_level(people, test=quick)

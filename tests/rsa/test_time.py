@@ -18,8 +18,6 @@ from neurordl import (
     NeurordlError,
     evaluate,
     latencies,
-    partition_variance,
-    regress_rdms,
     select_rdms,
     time_clusters,
 )
@@ -221,27 +219,6 @@ def test_few_subjects_are_said_once() -> None:
     with pytest.warns(UserWarning, match="nothing can be significant") as notices:
         time_clusters(evaluate(models(), measured(3), comparison="corr"))
     assert sum("sign flips" in str(notice.message) for notice in notices) == 1
-
-
-def test_clusters_of_weights_and_not_of_shares() -> None:
-    rdms, pair = measured(), models()
-    weights = regress_rdms(pair, rdms)
-    clusters = time_clusters(weights)
-    assert set(clusters["layer"]) <= {"first", "second"}  # R² of a subject depends on the others
-    x = course(weights, "first")
-    t, cells, p, _ = permutation_cluster_1samp_test(
-        x, stats.t.isf(0.05, 11), 1000, tail=1, rng=0, out_type="indices", verbose="ERROR"
-    )
-    best = clusters.loc[clusters["p"].idxmin()]
-    assert best["statistic"] == pytest.approx(max(t[places].sum() for places in cells))
-    assert best["p"] == p.min()
-    assert abs(latencies(weights)["onset"][0] - ONSET) <= 0.021
-    with pytest.raises(NeurordlError, match="difference='R²'"):
-        time_clusters(weights, difference=("first", "R²"))
-    for other in (partition_variance(pair, rdms), regress_rdms(pair, rdms, fit="nonneg")):
-        for function in (time_clusters, latencies):
-            with pytest.raises(NeurordlError, match=r"has no test of clusters.*comparison=Partial"):
-                function(other)
 
 
 def test_the_true_times_are_a_cluster(scores: Evaluation) -> None:

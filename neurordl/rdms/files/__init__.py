@@ -15,11 +15,11 @@ from neurordl.arrays import check_times, is_rdms
 from neurordl.errors import NeurordlError, explain, notify
 from neurordl.ids import check_ids, is_missing, other_order, possible_ids, similar_ids
 from neurordl.io import damage_named, write_bytes
+from neurordl.mat5 import Cells
 from neurordl.measures.condensed import unmeasured_stimuli
 from neurordl.measures.dissimilarities import dissimilarity_from_text
 from neurordl.rdms.files.arrays import NPY, NPZ
 from neurordl.rdms.files.content import (
-    Cells,
     Format,
     Interpretation,
     Layout,

@@ -12,13 +12,11 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from neurordl.errors import NeurordlError
+from neurordl.mat5 import MAX_INFLATION, Struct, Values
 from neurordl.rdms.files.content import (
-    MAX_INFLATION,
     Format,
     RDMContent,
-    Struct,
     UnreadableError,
-    Values,
     content_of_tree,
     content_of_variables,
     flatten,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeGuard, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, get_args
 
 import numpy as np
-import numpy.typing as npt
 from scipy.spatial.distance import squareform
 
 from neurordl.errors import NeurordlError
+from neurordl.mat5 import Cells, Struct, Values
 from neurordl.measures.condensed import pair_number
 from neurordl.validate import check_choice, listed
 
@@ -23,30 +23,13 @@ if TYPE_CHECKING:
 Layout = Literal[
     "square", "condensed", "condensed-columns", "condensed-diagonal", "condensed-columns-diagonal"
 ]
-Values: TypeAlias = npt.NDArray[Any]
-Struct: TypeAlias = dict[str, Any]
 
 _LAYOUTS = (None, *get_args(Layout))
 DESCRIPTORS = ("descriptors", "rdm_descriptors", "pattern_descriptors")
-MAX_INFLATION = 1040
-"""Deflate makes at most 1,032 bytes of one: a file that claims more is damaged."""
 
 
 class UnreadableError(NeurordlError):
     """Why something in a file is not read; a reader keeps it in its place, so that the rest can be read."""
-
-
-class Cells(list[Any]):
-    """A cell array or struct array of MATLAB in the order of its RDMs(:), with its shape."""
-
-    def __init__(self, items: Iterable[Any], shape: Sequence[int] = ()) -> None:
-        super().__init__(items)
-        self.shape = tuple(shape)
-
-    @property
-    def n_axes(self) -> int:
-        """Number of axes along which it holds more than one item."""
-        return sum(length > 1 for length in self.shape)
 
 
 @dataclass

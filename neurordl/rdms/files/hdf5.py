@@ -14,12 +14,11 @@ import h5py
 import numpy as np
 
 from neurordl.errors import NeurordlError
+from neurordl.mat5 import MAX_DEPTH, MAX_INFLATION, Struct
 from neurordl.rdms.files.content import (
     DESCRIPTORS,
-    MAX_INFLATION,
     Format,
     RDMContent,
-    Struct,
     UnreadableError,
     content_of_tree,
     content_of_variables,
@@ -30,7 +29,6 @@ from neurordl.validate import listed
 if TYPE_CHECKING:
     from rsatoolbox.rdm.rdms import RDMs
 
-MAX_DEPTH = 16
 _MAX_ITEMS = 100_000
 _NOTE = "origin"
 _MAX_SEARCHED = 1 << 24  # bytes of the largest file that is searched for its texts

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from neurordl.errors import NeurordlError
+from neurordl.mat5 import Struct, Values
 from neurordl.measures.condensed import pair_number
-from neurordl.rdms.files.content import Format, RDMContent, Struct, Values, n_stimuli
+from neurordl.rdms.files.content import Format, RDMContent, n_stimuli
 from neurordl.validate import counted, listed
 
 _VECTOR, _NAMES = "rdmutv", "stimuli"  # and after an underscore the participant, where there are several

@@ -988,7 +988,7 @@ def test_mat_files_that_contradict_themselves(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(NeurordlError, match="nested too deep"):
         load_rdms(path)
     mat5(path, whole)
-    monkeypatch.setattr(matlab, "_MAX_ELEMENTS", 3)
+    monkeypatch.setattr("neurordl.mat5._MAX_ELEMENTS", 3)
     with pytest.raises(NeurordlError, match="more than 3 parts"):
         load_rdms(path)
 
