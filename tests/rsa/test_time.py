@@ -337,3 +337,11 @@ def test_one_subject_is_said_in_the_singular() -> None:
     scores = evaluate(models(), measured(1), comparison="corr")
     with pytest.raises(NeurordlError, match="has 1 subject in the mean at all times, and 20 times"):
         time_clusters(scores)
+
+
+@pytest.mark.parametrize("n", [5, 6])
+def test_p_of_all_sign_flips_does_not_depend_on_rounding(n: int) -> None:
+    """MNE has the unflipped signs twice, whose t are added up in another order."""
+    for seed in range(20):
+        scores = np.random.default_rng(seed).normal(size=(n, 20)) + 3
+        assert min(ClusterTest().run(scores)[1]) == 2 / 2**n
