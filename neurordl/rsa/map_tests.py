@@ -19,7 +19,6 @@ from neurordl.validate import brief, check_choice, check_columns, check_count, c
 Statistic = Literal["voxel", "size", "mass", "tfce"]
 
 _OF_CLUSTERS = ("size", "mass")
-_ROUNDING = 1e-10  # of a sum
 _STEP = 0.1  # of t between the thresholds of TFCE on a surface, as in its paper
 
 
@@ -237,7 +236,7 @@ def run_on_mesh(test: MapTest, design: Design, values: Floats, neighbors: csr_ar
         warn_of_few(len(values), "two-sided", test.alpha)  # MNE has the unflipped signs twice
         t = stats.ttest_1samp(values, 0).statistic
     enhanced = test.statistic == "tfce"
-    statistic, clusters, _, null = clusters_by_mne(
+    tested = clusters_by_mne(
         groups,
         threshold={"start": 0, "step": _STEP} if enhanced else design.limit(test),
         tail=1 if test.tail == "greater" else 0,
@@ -248,11 +247,10 @@ def run_on_mesh(test: MapTest, design: Design, values: Floats, neighbors: csr_ar
         rng=test.seed,
         **options,
     )
-    if not enhanced:
-        statistic = np.zeros(len(t))
-        for (places,) in clusters:
-            statistic[places] = len(places) if test.statistic == "size" else np.abs(t[places]).sum()
-    maps = {"t": t, test.statistic: statistic, f"p_{test.statistic}": _share_beyond(statistic, null)}
+    statistic, p = np.zeros(len(t)), np.ones(len(t))
+    for (places,), total, p_value in zip(tested.places, tested.sums, tested.p, strict=True):
+        statistic[places], p[places] = total, p_value
+    maps = {"t": t, test.statistic: tested.t if enhanced else statistic, f"p_{test.statistic}": p}
     return Tested(maps, f"{_flips(test, groups)} of MNE, seed {test.seed}", ("mne",))
 
 
@@ -273,17 +271,6 @@ def _t_of_groups(second: Floats, first: Floats) -> Floats:
     """The t values of the difference of two groups, with their common variance."""
     t: Floats = stats.ttest_ind(second, first).statistic
     return t
-
-
-def _share_beyond(statistic: Floats, null: Floats) -> Floats:
-    """The share of permutations whose largest statistic is not smaller; 1 where there is no cluster.
-
-    It is MNE's p, but that equal sums are equal if they were added up in another order.
-    """
-    if not len(null):
-        return np.ones(len(statistic))
-    smaller = np.searchsorted(np.sort(np.abs(null)), np.abs(statistic) * (1 - _ROUNDING))
-    return np.asarray((len(null) - smaller) / len(null))
 
 
 def _flips(test: MapTest, groups: Floats | list[Floats]) -> str:

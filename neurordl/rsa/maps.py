@@ -58,6 +58,7 @@ PatternsOf: TypeAlias = "Mapping[str, Patterns] | Sequence[DatasetBase] | Callab
 
 _SETTINGS = "settings.json"
 _OF_DATASETS = (".h5", ".hdf5")
+_ERRORS = re.compile(r"(?m)^(?:neurordl\.errors\.NeurordlError: |(?=[\w.]+(?:Error|Exception)\b))(.*)$")
 _OF_MAPS = (".nii.gz", ".func.gii")
 Files: TypeAlias = "Path | Mapping[str, Path]"
 """File of a person's maps, or of each hemisphere."""
@@ -564,6 +565,8 @@ def _run(
 def _reason(problem: Exception) -> str:
     """Why the maps of a person were not computed, and what helps."""
     text = str(problem) or type(problem).__name__
+    if "Traceback (most recent call last)" in text and (errors := _ERRORS.findall(text)):
+        return str(errors[-1])  # submitit's error is the whole traceback
     if type(problem).__name__ == "PicklingError" or "pickle" in text:
         return f"{text}; define functions at the top of a module or script, not within a function"
     if type(problem).__name__ == "BrokenProcessPool":

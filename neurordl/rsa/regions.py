@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from neurordl.arrays import Bools, Floats, Ints
+from neurordl.measures.condensed import missing_groups
 from neurordl.measures.kernels.similarities import Resampled
 from neurordl.rsa.inference.infer import Inference, infer_study
 from neurordl.rsa.inference.resampling import Resampling, Study
@@ -78,9 +79,14 @@ def roi_differences(
     rois = {roi for roi, _ in places.values()}
     for time in dict.fromkeys(time for _, time in places.values()) if len(rois) <= MOST_ROIS else ():
         present = {roi: results[place] for place, (roi, at) in places.items() if at == time or at != at}
+        like = results[next(iter(results))].inference
         for names, parts, subjects in _comparable(present) if len(present) > 1 else ():
-            table = _between(names, parts, subjects, layers, results[next(iter(results))].inference, stimuli)
-            tables.append(table.assign(time=time))
+            for rows, absent in _undefined(parts):
+                known = [k for k, x in enumerate(subjects) if not absent[k]]
+                chosen = [part.of_models(rows, np.zeros(part.data.shape[1], dtype=bool)) for part in parts]
+                chosen = [_rows(part, known) for part in chosen] if known else chosen
+                people, of_rows = [subjects[k] for k in known], [layers[k] for k in rows]
+                tables.append(_between(names, chosen, people, of_rows, like, stimuli).assign(time=time))
     if not tables:
         return pd.DataFrame(columns=["time", *COLUMNS])
     order = {roi: k for k, roi in enumerate(dict.fromkeys(roi for roi, _ in places.values()))}
@@ -105,21 +111,20 @@ def _comparable(
         if not shared:
             parts = [_without(part, np.full(part.data.shape, True)) for part in parts]
         missing = [np.isnan(part.data) for part in parts]
-        if all((x == missing[0]).all() for x in missing) and not _unpaired(parts).any():
+        scored = [np.isnan(part.scores) for part in parts]
+        if all((x == xs[0]).all() for xs in (missing, scored) for x in xs):
             yield names, parts, shared
             continue
         for i, j in combinations(range(len(names)), 2):
             absent = missing[i] | missing[j]
             pair = [_without(parts[k], absent) for k in (i, j)]
-            both = np.flatnonzero(~_unpaired(pair))
-            people_of_both = [shared[k] for k in both] if shared else []
-            yield [names[i], names[j]], [_rows(part, both) for part in pair], people_of_both
+            yield [names[i], names[j]], pair, shared
 
 
-def _unpaired(parts: Sequence[Study]) -> Bools:
-    """(subjects,) who have a score of a layer in one ROI and none in another, such as of a constant RDM."""
-    undefined = np.stack([np.isnan(part.scores) for part in parts])
-    return np.asarray((undefined != undefined[0]).any(axis=(0, 1)))
+def _undefined(parts: Sequence[Study]) -> list[tuple[list[int], Bools]]:
+    """Layers that have no score in a ROI for the same subjects, such as with a constant RDM, and for whom."""
+    undefined = np.any([np.isnan(part.scores) for part in parts], axis=0)
+    return missing_groups(np.where(undefined, np.nan, 0.0))
 
 
 def _of_mean(result: RoiScores) -> tuple[Study, list[str]]:

@@ -42,10 +42,11 @@ if TYPE_CHECKING:
     from rsatoolbox.rdm.rdms import RDMs
 
 _SINGULAR = 1e-11  # of a squared length of 1: what is left of a model that others add up to
+_NOTHING = 1e-12  # a share that is only rounding; its standard error is a root of rounding
 _ALPHA = 0.05
 _BYTES = 64 << 20  # of inner products of resamples at once
 _FEWEST, _MOST = 2, 4  # models whose variance is partitioned
-_LEAST, _FLOOR = 1e-9, 0.05  # of the largest eigenvalue of a covariance: below, and what it becomes then
+_LEAST = 1e-9  # of the largest eigenvalue of a covariance: below, it has no inverse
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,6 +269,10 @@ class _Inputs(NamedTuple):
         data = reindex(brain, self.ids)
         covariates = np.array(list(self.covariates.values())).reshape(-1, data.shape[1])
         models, data = shared_pairs(np.concatenate(list(self.blocks.values())), data, covariates)
+        owners = [name for name, block in self.blocks.items() for _ in block]
+        if empty := [x for x, rdm in zip(owners, models, strict=True) if not np.isfinite(rdm).any()]:
+            problem = f"the RDM of model {listed(dict.fromkeys(empty), quote=True)} has no measured pair (NaN"
+            raise NeurordlError(f"{problem} everywhere); leave the model out")
         ranked = _kernel(self.comparison, covariates).ranked
         study = RegressionStudy(
             models, data, self.comparison, covariates=covariates, rows=rows, ranked=ranked
@@ -325,6 +330,7 @@ def _evaluation(
     columns = [*COLUMNS[:2], *(["time"] if over_time else []), *COLUMNS[2:]]
     differences = pd.concat(between, ignore_index=True)
     settings = {**inputs.settings, "comparison": title, "layers": list(names), "notices": notices()}
+    settings["in_mean"] = {label: list(table.subjects) for label, table in tables.items()}
     return Evaluation(
         frame=frame.reindex(columns=columns),
         match=inputs.match,
@@ -350,7 +356,7 @@ class _Weights:
         companions = (
             (weights.sum(-1, keepdim=True) - weights) / (size - 1) if size > 1 else weights * torch.nan
         )
-        explained = (companions * (2 * goals - products @ companions)).sum(-2) / squares
+        explained = (companions * (2 * goals.nan_to_num() - products @ companions)).sum(-2) / squares
         return torch.cat([weights, explained[..., None, :]], dim=-2)
 
     def solved(self, products: Tensor, goals: Tensor) -> Tensor:
@@ -363,11 +369,11 @@ class _Weights:
             products = products + self.fit.penalties[0] * identity
             if not positive:
                 return torch.as_tensor(torch.linalg.solve(products, goals.nan_to_num()))
+        unique = (torch.linalg.eigvalsh(products)[..., :1] > _SINGULAR)[..., None]
         if positive:
             by_subject = goals.nan_to_num().mT.reshape(-1, goals.shape[-1], n).numpy()
-            weights = nonnegative(products.reshape(-1, n, n).numpy(), by_subject)
-            return torch.as_tensor(weights).mT.reshape(goals.shape)
-        unique = (torch.linalg.eigvalsh(products)[..., :1] > _SINGULAR)[..., None]
+            weights = torch.as_tensor(nonnegative(products.reshape(-1, n, n).numpy(), by_subject))
+            return torch.where(unique, weights.mT.reshape(goals.shape), torch.nan)
         return torch.where(
             unique, torch.linalg.solve(torch.where(unique, products, identity), goals), torch.nan
         )
@@ -435,15 +441,16 @@ def regress_rdms(
     """
     if not isinstance(fit, Ridge):
         check_choice("fit", fit, ("ols", "nonneg"), "or a Ridge")
-    inputs = _Inputs.of(models, rdms, covariates, comparison, bootstrap, (roi, subjects))
-    if several := [name for name, block in inputs.blocks.items() if len(block) > 1]:
-        raise NeurordlError(f"model {several[0]!r} has several RDMs; give each a name, for its weight")
-    tables = {name: _regressed(inputs, brain, _Weights(fit)) for name, (brain, _, _) in inputs.brains.items()}
-    if isinstance(fit, Ridge) and len(fit.penalties) > 1:
+    elif len(fit.penalties) > 1:
         raise NeurordlError(
             f"fit={fit!r} has {len(fit.penalties)} penalties to choose from, and nothing is held out here: "
             "give one, or take evaluate_fitted(combine=)"
         )
+    inputs = _Inputs.of(models, rdms, covariates, comparison, bootstrap, (roi, subjects))
+    if several := [name for name, block in inputs.blocks.items() if len(block) > 1]:
+        raise NeurordlError(f"model {several[0]!r} has several RDMs; give each a name, for its weight")
+    tables = {name: _regressed(inputs, brain, _Weights(fit)) for name, (brain, _, _) in inputs.brains.items()}
+    inputs.settings["untested"] = [] if fit == "ols" else list(inputs.blocks)
     name = str(fit)
     return _evaluation(inputs, [*inputs.blocks, "R²"], tables, f"weight ({name}, {inputs.comparison.name})")
 
@@ -460,7 +467,9 @@ def _regressed(inputs: _Inputs, brain: RDMs, weights: _Weights) -> _Table:
     between = j < n  # two weights
     if weights.fit != "ols":
         means["p"][:n], differences["p"][:] = np.nan, np.nan
-        reasons[:n] = "no p: weights of this fit are not 0 in the mean where a model explains nothing"
+        reasons[:n][np.isfinite(means["score"][:n])] = (
+            "no p: weights of this fit are not 0 in the mean where a model explains nothing"
+        )
     if len(names) == 1:
         reasons[n] = "one subject: no weights of others to predict it"
     labels = np.array([*inputs.blocks, "R²"], dtype=object)
@@ -563,17 +572,25 @@ def _eliminated(matrix: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return matrix - row[..., : matrix.shape[-2], None] * row[..., None, :], row
 
 
-def _f_test(means: Floats, covariance: Floats, dof: int) -> float:
-    """P of Hotelling's test that all means are 0; NaN with fewer degrees of freedom than means."""
+def _f_test(means: Floats, covariance: Floats, dof: int, *, exact: bool) -> float:
+    """P of a test that all means are 0; NaN if none has a variance.
+
+    "exact" is Hotelling's test, for covariances over subjects; NaN with fewer degrees of freedom than means.
+    Where stimuli are resampled, a covariance is too unsure to be inverted, which makes p far too small. Then
+    the sum of squares is compared with its mean, the trace (Box 1954, Ann. Math. Stat. 25:290; Brunner, Dette
+    & Munk 1997, J. Am. Stat. Assoc. 92:1494).
+    """
     kept = np.diag(covariance) > 0
     means, covariance, n = means[kept], covariance[np.ix_(kept, kept)], int(kept.sum())
-    if not n or dof - n + 1 < 1:
+    if not n or (exact and dof - n + 1 < 1):
         return np.nan
-    values, vectors = np.linalg.eigh(covariance)
-    if values[0] <= _LEAST * values[-1]:  # parts of variances are bounded by 0, each on its own
-        values = np.maximum(values, _FLOOR * values[-1])
-    statistic = ((vectors.T @ means) ** 2 / values).sum() * (dof - n + 1) / (n * dof)
-    return float(stats.f.sf(statistic, n, dof - n + 1))
+    values = np.linalg.eigvalsh(covariance)
+    if exact and values[0] > _LEAST * values[-1]:
+        statistic = means @ np.linalg.solve(covariance, means) * (dof - n + 1) / (n * dof)
+        return float(stats.f.sf(statistic, n, dof - n + 1))
+    trace = np.trace(covariance)
+    number = min(max(trace**2 / (covariance**2).sum(), 1), n)  # of independent squares
+    return float(stats.f.sf(means @ means / trace, number, dof))
 
 
 @dataclass(frozen=True, eq=False)
@@ -635,10 +652,12 @@ class _Squares:
         limits = np.sqrt(np.diag(among))[:, None]
         bend = (a * np.clip(way, -limits, limits).T ** 2).sum(axis=1)
         estimates, reach = a @ (means**2 - np.diag(among)), stats.t.ppf(0.975, dof)
+        flat = (np.abs(estimates) <= _NOTHING) & (np.hypot(first, second) <= _NOTHING**0.5)
+        estimates, first, second, bend = (np.where(flat, 0, x) for x in (estimates, first, second, bend))
         steps = [np.full(len(a), -reach), np.full(len(a), reach)]
         with np.errstate(divide="ignore", invalid="ignore"):
             steps.append(np.nan_to_num(np.clip(-first / (2 * bend), -reach, reach)))  # where it turns
-        ends = [a @ means**2 + step * first + step**2 * bend for step in steps]
+        ends = [np.where(flat, 0, a @ means**2) + step * first + step**2 * bend for step in steps]
         columns = _tested(estimates, np.hypot(first, second), dof, greater=greater)
         columns["ci_low"] = np.min([*ends, estimates - reach * second], axis=0)
         columns["ci_high"] = np.max([*ends, estimates + reach * second], axis=0)
@@ -695,8 +714,9 @@ def partition_variance(
     -------
     Evaluation
         Its table has the shares in the column ``layer``, with 95 % intervals. ``p`` of a unique share and of
-        the total tests whether the correlations are 0 of which it is the square (two-sided t, or Hotelling's
-        test of several RDMs); that of a shared part is one-sided. The ceiling is the mean correlation of two
+        the total tests whether the correlations are 0 of which it is the square (two-sided t; of several RDMs
+        Hotelling's test, or where stimuli are resampled that of the sum of their squares); that of a shared
+        part is one-sided. The ceiling is the mean correlation of two
         subjects, which the true model's total would reach.
 
     Raises
@@ -743,6 +763,7 @@ def _partitioned(inputs: _Inputs, brain: RDMs, shares: _Shares, crossed: bool) -
         raise NeurordlError(f"one subject ({names[0]}) cannot be crossed with another; {remedy}")
     squares = _Squares.of(a, study, lambda extended: inputs.infer(extended, names))
     dof, means = squares.inference.dof, nan_mean(rows, 1)
+    exact = "stimuli" not in inputs.resampling.factors
     i, j = np.triu_indices(len(a), 1)
     contrasts = np.eye(len(a))[i] - np.eye(len(a))[j]
     if crossed:
@@ -759,7 +780,7 @@ def _partitioned(inputs: _Inputs, brain: RDMs, shares: _Shares, crossed: bool) -
     for k, tested in enumerate(shares.tested):
         covariance = squares.covariance[np.ix_(tested, tested)]
         if tested:
-            columns["p"][k] = _f_test(means[tested], covariance, dof)
+            columns["p"][k] = _f_test(means[tested], covariance, dof, exact=exact)
         if crossed and len(tested) == 1:  # squares of the bounds of a correlation
             bounds = abs(means[tested[0]]) + np.array([-t, t]) * np.sqrt(covariance[0])
             columns["ci_low"][k], columns["ci_high"][k] = np.sign(bounds) * bounds**2

@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -180,8 +180,11 @@ class RoiScores:
         (layers, 2) noise ceiling on the pairs that each layer has.
     p_ceiling
         (layers,) p of each layer against its lower noise ceiling.
+    estimates
+        Columns of a table with a row for each layer: its mean with interval and p.
     differences
-        Columns of a table with a row for each two layers, on the pairs of stimuli that both have.
+        Columns of a table with a row for each two layers, on the pairs of stimuli that both have, in the
+        subjects for whom both are defined.
     agreement
         p of the noise ceiling against chance; None where it was not tested.
     repeated
@@ -193,6 +196,7 @@ class RoiScores:
     inference: Inference
     ceilings: Floats
     p_ceiling: Floats
+    estimates: Mapping[str, Floats]
     differences: Mapping[str, Floats]
     agreement: float | None
     repeated: str
@@ -209,7 +213,7 @@ class RoiScores:
         reasons = _reasons(self.study, layers, [f"subject {name!r}" for name in names], note)
         means: dict[str, Any] = dict(zip(_MEANS, mean_interval(inference.scores), strict=True))
         if inference.resampling.resamples:  # otherwise each layer by the subjects in whom it is defined
-            means |= inference.estimates()
+            means |= self.estimates
         *of_subjects, of_mean = self.subjects.fitted
 
         def rows(subjects: Any, mean: Any, dtype: npt.DTypeLike = object) -> npt.NDArray[Any]:
@@ -282,8 +286,19 @@ def score_roi(
     """
     pooled = np.array(subjects.pooled)
     part = study.of_subjects(pooled)
-    draws = resampling.draw([name for name, use in zip(subjects.names, pooled, strict=True) if use], stimuli)
+    names = np.array(subjects.names, dtype=object)[pooled]
+    draws = resampling.draw(names, stimuli)
     inference = infer_study(part, resampling, draws)
+    ceilings, p_ceiling = _ceilings(part, inference, draws)
+    scored = ceilings, p_ceiling, inference.estimates(), _differences(part, inference, draws)
+    _score_anew(part, resampling, (names, stimuli), scored)
+    chance = agreement(part.data, study.comparison, resampling.seed) if agree else None
+    repeated = repeated_subjects(names, part.data)
+    return RoiScores(study, subjects, inference, *scored, chance, repeated)
+
+
+def _ceilings(study: Study, inference: Inference, draws: Draws | None) -> tuple[Floats, Floats]:
+    """Noise ceilings (layers, 2) on the pairs that each layer has, and p of each layer against its lower."""
     ceilings, p_ceiling = np.full((len(study.models), 2), np.nan), np.full(len(study.models), np.nan)
     groups = missing_groups(study.models)
     for rows, absent in groups:  # the pairs that all layers have may be fewer than a layer's own
@@ -291,21 +306,62 @@ def score_roi(
             continue
         group = inference
         if len(groups) > 1:
-            group = infer_study(part.of_models(rows, absent), resampling, draws, estimate_variance=False)
+            part = study.of_models(rows, absent)
+            group = infer_study(part, inference.resampling, draws, estimate_variance=False)
         ceilings[rows] = group.ceiling
         if group.model_var is not None:
             p_ceiling[rows] = p_values(group, center="data").ceiling
-    differences = _differences(part, inference, draws, groups)
-    chance = agreement(part.data, study.comparison, resampling.seed) if agree else None
-    repeated = repeated_subjects(np.array(subjects.names)[pooled], part.data)
-    return RoiScores(study, subjects, inference, ceilings, p_ceiling, differences, chance, repeated)
+    return ceilings, p_ceiling
 
 
-def _differences(
-    study: Study, inference: Inference, draws: Draws | None, groups: Sequence[tuple[list[int], Bools]]
-) -> dict[str, Floats]:
+def _score_anew(
+    study: Study,
+    resampling: Resampling,
+    names: tuple[npt.NDArray[Any], Sequence[str]],
+    scored: tuple[Floats, Floats, dict[str, Floats], dict[str, Floats]],
+) -> None:
+    """Infer layers that are undefined for some subjects from the others, and two layers from those of both.
+
+    Parameters
+    ----------
+    study, resampling
+        The layers, and the subjects in their means.
+    names
+        Those of the subjects and of the stimuli.
+    scored
+        Ceilings, their p, and columns of estimates and of differences, which are written anew.
+    """
+    ceilings, p_ceiling, estimates, differences = scored
+    patterns = [(rows, ~absent) for rows, absent in missing_groups(study.scores) if not absent.all()]
+    pair_of = np.full((len(study.models),) * 2, -1)
+    pair_of[np.triu_indices(len(pair_of), 1)] = np.arange(len(differences["p"]))
+    for first, second in combinations_with_replacement(patterns, 2) if len(patterns) > 1 else ():
+        known, chosen = first[1] & second[1], np.array(sorted({*first[0], *second[0]}))
+        i, j = np.triu_indices(len(chosen), 1)
+        between = np.isin(chosen[i], first[0]) & np.isin(chosen[j], second[0])
+        between |= np.isin(chosen[i], second[0]) & np.isin(chosen[j], first[0])
+        places, alone = pair_of[chosen[i], chosen[j]][between], first is second
+        if known.sum() < 1 + ("subjects" in resampling.factors):
+            undefined = [
+                columns[x] for columns in (estimates, differences) for x in ("ci_low", "ci_high", "p")
+            ]
+            for values, where in zip(undefined, [chosen if alone else []] * 3 + [places] * 3, strict=True):
+                values[where] = np.nan
+            continue
+        part = study.of_subjects(known).of_models(chosen.tolist(), np.zeros(study.data.shape[1], dtype=bool))
+        draws = resampling.draw(names[0][known].tolist(), names[1])
+        inference = infer_study(part, resampling, draws)
+        if alone:
+            ceilings[chosen], p_ceiling[chosen] = _ceilings(part, inference, draws)
+        for name, values in inference.estimates().items() if alone else ():
+            estimates[name][chosen] = values
+        for name, values in _differences(part, inference, draws).items():
+            differences[name][places] = values[between]
+
+
+def _differences(study: Study, inference: Inference, draws: Draws | None) -> dict[str, Floats]:
     """Columns with each two layers, scored anew on their shared pairs where these are fewer."""
-    columns = inference.differences()
+    groups, columns = missing_groups(study.models), inference.differences()
     measured = np.isfinite(study.models)
     i, j = np.triu_indices(len(measured), 1)
     for (rows, absent), (more, absent_too) in combinations(groups, 2):
@@ -553,16 +609,16 @@ class Evaluation:
                 "Bayes factors are of plain t tests over subjects: evaluate with bootstrap=None, and compare "
                 "scores or weights, not shares of variance"
             )
-        table, means = self.differences, self.frame[self.frame["subject"] == "mean"]
-        place = ["roi", *time_axes(self.frame)]
-        means = means.assign(most=means.groupby(place)["n_subjects"].transform("max"))  # whose t test it is
-        sizes, most = (means.set_index([*place, "layer"])[name].to_dict() for name in ("n_subjects", "most"))
+        table, keys = self.differences, ["roi", *time_axes(self.frame), "layer"]
+        in_mean = {(place, x) for place, names in self.settings["in_mean"].items() for x in names}
+        rows = [key in in_mean for key in zip(self.places, self.frame["subject"], strict=True)]
+        scored = self.frame[rows].dropna(subset="score")
+        people = scored.groupby(keys, dropna=False)["subject"].agg(set).to_dict()
         factors = []
         for row in table.to_dict("records"):
-            at = [row[name] for name in place]
-            n = int(min(sizes[*at, row[side]] for side in _PAIR))
-            dof = max(most[*at, row["layer_a"]] - 1, 1)
-            error = (row["ci_high"] - row["difference"]) / stats.t.ppf(0.975, dof)
+            at = [row[name] for name in keys[:-1]]
+            n = len(set.intersection(*(people.get((*at, row[side]), set()) for side in _PAIR)))
+            error = (row["ci_high"] - row["difference"]) / stats.t.ppf(0.975, max(n - 1, 1))
             t = row["difference"] / error if error > 0 and np.isfinite(row["p"]) else np.nan
             factors.append(bayes_factor(t, n, scale))
         return table.assign(bf10=factors)
@@ -813,6 +869,8 @@ class Evaluation:
         has = "mean has p < .05 and an interval that includes"
         if n > 1:
             has = "means have p < .05 and intervals that include"
+        if "test" in self.settings:
+            return f"{n} {has} 0: p tests the correlations of which a share consists, all at once"
         return f"{n} {has} 0: p is one-sided (above zero), and the 95 % interval is two-sided"
 
     @property

@@ -244,3 +244,57 @@ def test_a_subject_without_a_score_has_no_part_in_intervals(bootstrap: nrl.Boots
     mean = found.frame[(found.frame["subject"] == "mean") & (found.frame["layer"] == "conv0")].iloc[0]
     want = list(stats.ttest_1samp(a, 0).confidence_interval())
     assert_allclose(mean[["ci_low", "ci_high"]].astype(float), want, rtol=1e-9 if bootstrap is None else 0.03)
+
+
+def partly_defined() -> RDMs:
+    """Subjects of two ROIs; p0 and p1 were measured where the first model is constant."""
+    data = brains(["EVC", "IT"])
+    data.dissimilarities[[0, 1, 6, 7], 14:] = np.nan
+    return data
+
+
+def partly_constant() -> RDMs:
+    first = models(3)
+    first.dissimilarities[0, :14] = 1.0
+    return first
+
+
+@pytest.mark.parametrize("bootstrap", [None, "subjects", "stimuli", "both"])
+def test_a_layer_without_a_score_in_some_subjects_is_inferred_from_the_others(bootstrap: str | None) -> None:
+    """As if the others had been measured alone; two layers are compared in the subjects who have both."""
+    options = {"comparison": "corr", "bootstrap": bootstrap}
+    data = partly_defined()
+    found = nrl.evaluate(partly_constant(), data, **options)  # type: ignore[arg-type]
+    rest = data.subset("subject", PEOPLE[2:])
+    want = nrl.evaluate(partly_constant(), rest, **options)  # type: ignore[arg-type]
+    columns = ["score", "ci_low", "ci_high", "p", "n_subjects", "ceiling_lower", "ceiling_upper", "p_ceiling"]
+    means = [x.frame[(x.frame["subject"] == "mean") & (x.frame["layer"] == "conv0")] for x in (found, want)]
+    assert_allclose(*(x[columns].astype(float) for x in means), atol=1e-12)
+    columns = ["difference", "ci_low", "ci_high", "p"]
+    between = [x.differences[x.differences["layer_a"] == "conv0"] for x in (found, want)]
+    assert len(between[0]) == 4
+    assert_allclose(*(x[columns] for x in between), atol=1e-12)
+    of_rois = [x.roi_differences[x.roi_differences["layer"] == "conv0"] for x in (found, want)]
+    assert_allclose(*(x[[*columns, "n_subjects"]] for x in of_rois), atol=1e-12)
+    others = nrl.evaluate(models(3), data, layers=["conv1", "conv2"], **options)  # type: ignore[arg-type]
+    kept = found.differences.query("layer_a == 'conv1'")
+    assert_allclose(kept[columns], others.differences[columns], atol=1e-12)
+    kept = found.roi_differences.query("layer != 'conv0'")
+    assert_allclose(kept[columns], others.roi_differences[columns], atol=1e-12)
+    assert set(kept["n_subjects"]) == {6}
+    if bootstrap is None:
+        assert_allclose(*(x.bayes_factors()["bf10"].iloc[:2] for x in (found, want)), rtol=1e-8)
+        scores = table_of(found)
+        a, b = (scores[layer, "EVC"][PEOPLE[2:]] for layer in ("conv0", "conv1"))
+        assert_allclose(between[0]["p"].iloc[0], stats.ttest_rel(a, b).pvalue, atol=1e-12)
+
+
+def test_a_layer_with_a_score_in_one_subject_has_no_test() -> None:
+    data = brains(["IT"])
+    data.dissimilarities[:5, 14:] = np.nan
+    found = nrl.evaluate(partly_constant(), data, comparison="corr", bootstrap="subjects")
+    mean = found.frame[(found.frame["subject"] == "mean") & (found.frame["layer"] == "conv0")].iloc[0]
+    assert mean["n_subjects"] == 1
+    assert mean[["ci_low", "ci_high", "p"]].isna().all()
+    assert found.differences.query("layer_a == 'conv0'")[["ci_low", "p"]].isna().all(axis=None)
+    assert found.differences.query("layer_a == 'conv1'")[["ci_low", "p"]].notna().all(axis=None)

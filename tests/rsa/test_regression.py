@@ -358,6 +358,34 @@ def test_the_tests_are_of_signed_correlations():
     assert_allclose(table.loc["total", "p"], stats.f.sf(statistic * 4 / (2 * 5), 2, 4), atol=1e-10)
 
 
+def test_several_correlations_are_tested_by_their_squares_where_stimuli_are_resampled():
+    """Of studies of unrelated models, few have a p < .05; Hotelling's test has it in a quarter."""
+    hits, n = 0, 16
+    for seed in range(60):
+        rng = np.random.default_rng([seed, 78])
+        own, *models = (pdist(rng.normal(size=(n, 4)), "sqeuclidean") for _ in range(5))
+        data = own * (1 + 0.3 * rng.normal(size=(16, 1))) + 2 * rng.normal(size=(16, len(own)))
+        blocks = {"a": named(np.stack(models[:2])), "b": named(np.stack(models[2:]))}
+        bootstrap = nrl.Bootstrap("both", n=n + 110, seed=seed)
+        table = means(nrl.partition_variance(blocks, brains(data), bootstrap=bootstrap))
+        hits += int(table.loc["total", "p"] < 0.05)
+    assert hits <= 6
+
+
+def test_the_test_of_squares_is_a_t_test_of_one_and_exact_for_equal_variances():
+    assert_allclose(
+        regression._f_test(np.array([0.3]), np.array([[0.01]]), 9, exact=False), 2 * stats.t.sf(3, 9)
+    )
+    found = regression._f_test(np.array([0.3, 0.1, 0]), 0.01 * np.eye(3), 9, exact=False)
+    assert_allclose(found, stats.f.sf(10 / 3, 3, 9))
+    one = np.outer([1, 2, 3], [1, 2, 3]) / 100  # a single direction counts once
+    found = regression._f_test(np.array([0.1, 0.2, 0.3]), one, 9, exact=False)
+    assert_allclose(found, stats.f.sf(1, 1, 9))
+    assert_allclose(regression._f_test(np.array([0.1, 0.2, 0.3]), one, 9, exact=True), found)
+    assert np.isnan(regression._f_test(np.ones(3), np.eye(3), 2, exact=True))
+    assert np.isnan(regression._f_test(np.ones(3), np.zeros((3, 3)), 9, exact=False))
+
+
 def test_a_model_may_be_several_rdms():
     models, data = geometry(3, n=12, seed=1), geometry(6, n=12, seed=2)
     blocks = {"layers": named(models[:2]), "c": named(models[2:])}
@@ -545,6 +573,99 @@ def test_each_time_is_regressed(function):
     assert "2 times" in together.title
     with pytest.raises(NeurordlError, match=r"one time|no shares"):
         nrl.plot_partition(together)
+
+
+def test_a_model_without_a_value_is_refused():
+    models, people = geometry(3, seed=1), brains(geometry(4, seed=2))
+    models[1] = np.nan
+    for function in (nrl.partition_variance, nrl.regress_rdms):
+        with pytest.raises(NeurordlError, match="model 'b' has no measured pair"):
+            function(named(models, "abc"), people)
+
+
+@pytest.mark.parametrize("fit", ["nonneg", nrl.Ridge(0.1), nrl.Ridge(0.1, nonnegative=True)], ids=str)
+def test_a_constant_model_among_others(fit):
+    """Ridge gives it no weight, and predicts as without it; without a penalty weights are not unique."""
+    models, people = geometry(3, seed=1), brains(geometry(5, seed=2))
+    models[1] = 3
+    table = means(nrl.regress_rdms(named(models, "abc"), people, fit=fit))
+    if fit == "nonneg":
+        assert table["score"].isna().all()
+        assert table["reason"].str.contains("not unique").all()
+        return
+    want = means(nrl.regress_rdms(named(models[[0, 2]], "ac"), people, fit=fit))
+    assert_allclose(table.loc[["a", "c", "R²"], "score"], want["score"], atol=1e-10)
+    assert table.loc["b", "score"] == 0
+
+
+@pytest.mark.parametrize("bootstrap", [None, "both"])
+def test_weights_of_0_or_more_that_are_not_unique_are_undefined(bootstrap):
+    models, people = geometry(3, seed=1), brains(geometry(5, seed=2))
+    for third in (2 * models[0], models[0] + models[1]):
+        models[2] = third
+        table = means(nrl.regress_rdms(named(models, "abc"), people, fit="nonneg", bootstrap=bootstrap))
+        assert table["score"].isna().all()
+        assert table["reason"].str.contains("not unique").all()
+
+
+@pytest.mark.parametrize("bootstrap", [None, "both"])
+def test_shares_that_are_only_rounding_are_not_tested(bootstrap):
+    models, people = geometry(3, n=12, seed=1), brains(geometry(6, n=12, seed=2))
+    models[1] = 3
+    found = nrl.partition_variance(named(models, "abc"), people, bootstrap=bootstrap)
+    table = means(found)
+    rounding = ["unique b", "shared a & b", "shared b & c", "shared a & b & c"]
+    assert (table.loc[rounding, ["score", "ci_low", "ci_high"]].astype(float) == 0).all(axis=None)
+    assert table.loc[rounding, "p"].isna().all()
+    assert table.loc["total", "family"] == "4 tests of the table"
+    between = found.differences.set_index(["layer_a", "layer_b"])
+    assert np.isnan(between.loc[("unique b", "shared a & b"), "p"])
+    assert np.isfinite(between.loc[("unique a", "total"), "p"])
+
+
+def test_notes_say_what_p_of_shares_is():
+    """Hotelling's test and the interval of a sum of squares are not of the same."""
+    rng, models = np.random.default_rng(3), geometry(2, n=12, seed=1)
+    x = units(models, "corr")
+    for _ in range(200):
+        data = 0.12 * x[0] + 0.1 * x[1] + 0.1 * rng.normal(size=(6, 66))
+        scores = nrl.partition_variance(named(models), brains(data))
+        total = means(scores).loc["total"]
+        if total["p"] < 0.05 and total["ci_low"] <= 0:
+            break
+    else:
+        raise AssertionError("no such study")
+    assert any("p tests the correlations of which a share consists" in note for note in scores.notes)
+    assert not any("one-sided" in note for note in scores.notes)
+
+
+def test_weights_over_time_have_clusters_and_onsets():
+    rng, times = np.random.default_rng(0), np.arange(6) / 10
+    models = geometry(3, n=12, seed=1)
+    data = rng.normal(size=(6, 8, 66)) / 9 + (times >= 0.2)[:, None, None] * units(models[:1], "corr")
+    people = as_rdms(
+        data.reshape(-1, 66), subject=[f"p{k}" for k in range(8)] * 6, time=np.repeat(times, 8).tolist()
+    )
+    scores = nrl.regress_rdms(named(models, "abc"), people)
+    clusters = nrl.time_clusters(scores)
+    first = clusters[clusters["layer"] == "a"].iloc[-1]
+    assert (first["start"], first["stop"], first["n_subjects"]) == (0.2, 0.5, 8)
+    weights = by_time(scores, "a")
+    t = stats.ttest_1samp(weights, 0).statistic
+    assert_allclose(first["statistic"], t[2:].sum())
+    assert nrl.latencies(scores).set_index("layer").loc["a", "onset"] == 0.2
+    with pytest.warns(UserWarning, match=r"leave out 3 layers \(a, b, c\): weights of this fit are not 0"):
+        table = nrl.time_clusters(nrl.regress_rdms(named(models, "abc"), people, fit="nonneg"))
+    assert set(table["layer"]) == {"R²"}
+    for test in (nrl.time_clusters, nrl.latencies):
+        with pytest.raises(NeurordlError, match="shares of variance are squares, whose signs"):
+            test(nrl.partition_variance(named(models[:2]), people))
+
+
+def by_time(scores: nrl.Evaluation, layer: str) -> np.ndarray:
+    """Scores of a layer, (subjects, times)."""
+    frame = scores.frame[(scores.frame["subject"] != "mean") & (scores.frame["layer"] == layer)]
+    return frame.pivot(index="subject", columns="time", values="score").to_numpy()
 
 
 def test_a_weight_below_0_is_said():

@@ -514,6 +514,41 @@ def test_the_table_has_peaks_and_areas() -> None:
     assert len(both.table(alpha=1)) > len(both.table())
 
 
+def test_peaks_are_those_of_a_loop() -> None:
+    space = nrl.second_level(images(), test=nrl.MapTest(n_permutations=20)).space
+    edges = {(a, b) for i, j, k in FACES.tolist() for a, b in ((i, j), (j, k), (k, i))}
+    edges |= {(b, a) for a, b in edges}
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        shown = np.concatenate([rng.integers(-4, 5, SIZE) * (rng.random(SIZE) < 0.7), np.zeros(SIZE)])
+        peaks = space.peaks(shown, 40.0)
+        rest, clusters = set(np.flatnonzero(shown).tolist()), []
+        while rest:
+            queue, cluster = [rest.pop()], set()
+            while queue:
+                v = queue.pop()
+                cluster.add(v)
+                near = {w for w in rest if (v, w) in edges and shown[v] * shown[w] > 0}
+                rest -= near
+                queue += near
+            clusters.append(cluster)
+        assert {peak.cluster for peak in peaks} == set(range(1, len(clusters) + 1))
+        assert sum(peak.n_places for peak in peaks if not peak.letter) == np.count_nonzero(shown)
+        for cluster in clusters:
+            of_cluster = [peak for peak in peaks if peak.place[0] in cluster]
+            tops = []
+            for v in sorted(cluster, key=lambda v: (-abs(shown[v]), v)):
+                top = all(abs(shown[w]) <= abs(shown[v]) for w in cluster if (v, w) in edges)
+                apart = all(np.linalg.norm(POINTS[v] - POINTS[w]) >= 40 for w in tops)
+                if top and apart and len(tops) < 4:
+                    tops.append(v)
+            assert [peak.place[0] for peak in of_cluster] == tops
+            assert [peak.letter for peak in of_cluster] == ["", "a", "b", "c"][: len(tops)]
+            assert {peak.n_places for peak in of_cluster} == {len(cluster)}
+        heights = [abs(shown[peak.place[0]]) for peak in peaks if not peak.letter]
+        assert heights == sorted(heights, reverse=True)
+
+
 def test_images_and_files_of_a_result(tmp_path: Path) -> None:
     result = nrl.second_level(images(), test=nrl.MapTest("size", 0.05, n_permutations=60))
     image = result.image("p_size")
