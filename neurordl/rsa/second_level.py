@@ -330,8 +330,8 @@ def second_level(
     design = Design.of(stack.subjects, covariates, contrast, test)
     space, scores = stack.scores(test.fisher_z)
     inside, counts, mask_name = _chosen(scores, stack, space, mask, test)
-    smooth = np.nan_to_num(scores) if not fwhm else space.smoothed(np.nan_to_num(scores), fwhm)
-    values = smooth[:, inside]
+    smooth = space.smoothed(np.nan_to_num(scores), fwhm) if fwhm else scores
+    values = np.nan_to_num(smooth[:, inside])
     varied = np.ptp(values, axis=0) > 1e-12 * np.abs(values).max(axis=0)
     if not varied.all():
         notify(
@@ -342,7 +342,7 @@ def second_level(
             problem = f"all people have the same score in each {space.noun}"
             raise NeurordlError(f"{problem}; give maps of different people")
         inside[inside] = varied
-        values = smooth[:, inside]
+        values = values[:, varied]
     if repeated := repeated_subjects(stack.subjects, scores[:, inside], "map"):
         notify(repeated)
     tested = space.run(test, design, values, inside)

@@ -141,6 +141,13 @@ def test_other_meshes_are_other_settings(tmp_path: Path) -> None:
     run(**OPTIONS)
     run(**{**OPTIONS, "surface": MESH})  # the same mesh as an object of nilearn
     moved = {**MESHES, "left": (POINTS * 1.01, FACES)}
+    mesh = tmp_path / "maps" / "hemi-R.surf.gii"
+    before = mesh.read_bytes()
+    mesh.unlink()
+    with pytest.raises(NeurordlError, match=r"there is no mesh .*hemi-R.surf.gii; check the path"):
+        nrl.load_maps(tmp_path / "maps")
+    run(**OPTIONS)
+    assert mesh.read_bytes() == before
     with pytest.raises(NeurordlError, match="holds maps of other settings, which differ in surface"):
         run(**{**OPTIONS, "surface": moved})
     with pytest.raises(NeurordlError, match=r"other settings, which differ in .*surface"):
@@ -413,6 +420,17 @@ def test_smoothing_is_nilearns() -> None:
     assert_allclose(result.values["t"], want)
     assert not np.isclose(result.values["t"], nrl.second_level(people).values["t"]).any()
     assert "smoothed by 60 mm" in str(result)
+
+
+def test_processes_and_seeds() -> None:
+    test = partial(nrl.MapTest, "mass", 0.05, n_permutations=40)
+    one, two, again, other = (
+        nrl.second_level(images(0.2), test=test(**options))
+        for options in ({}, {"n_jobs": 2}, {}, {"seed": 1})
+    )
+    assert_array_equal(one.p, two.p)  # MNE's sign flips do not depend on the number of processes
+    assert_array_equal(one.p, again.p)
+    assert (one.p != other.p).any()
 
 
 def test_few_people_and_nothing_to_cluster() -> None:
