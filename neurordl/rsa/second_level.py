@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Maps: TypeAlias = "SearchlightMaps | str | os.PathLike[str] | Mapping[str, AnyImage]"
 """Maps of `group_searchlight`, their folder, or an image with one map of each subject."""
 
+_TINY = 1e-100
 _FULL = {"voxel": "{} level", "size": "cluster size", "mass": "cluster mass", "tfce": "TFCE"}
 
 
@@ -345,7 +346,9 @@ def second_level(
         values = values[:, varied]
     if repeated := repeated_subjects(stack.subjects, scores[:, inside], "map"):
         notify(repeated)
-    tested = space.run(test, design, values, inside)
+    largest = np.abs(values).max(axis=0)  # t does not depend on the scale, whose squares may be 0 or infinite
+    scale = np.where((largest < _TINY) | (largest > 1 / _TINY), largest, 1)
+    tested = space.run(test, design, values / scale, inside)
     settings = {
         "subjects": list(stack.subjects),
         "models": list(stack.models),

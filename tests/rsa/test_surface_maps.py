@@ -433,6 +433,40 @@ def test_processes_and_seeds() -> None:
     assert (one.p != other.p).any()
 
 
+@pytest.mark.parametrize("statistic", ["voxel", "mass", "tfce"])
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160])
+def test_t_does_not_depend_on_the_scale(statistic: Any, scale: float) -> None:
+    test = nrl.MapTest(statistic, 0.05, n_permutations=40)
+    want = nrl.second_level(images(0.3), test=test)
+    scaled = {
+        name: SurfaceImage(MESH, {side: x.data.parts[side].astype(float) * scale for side in MESHES})
+        for name, x in images(0.3).items()
+    }
+    found = nrl.second_level(scaled, test=test)
+    for name in set(want.values) - {"mean"}:
+        assert_allclose(found.values[name], want.values[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_a_vertex_of_nearly_equal_scores_does_not_stop_tfce(groups: bool) -> None:
+    people, design = images(n=8), {}
+    if groups:
+        table = pd.DataFrame({"patients": [0, 1] * 4}, index=[*people])
+        design = {"covariates": table, "contrast": "patients"}
+    for k, image in enumerate(people.values()):
+        for side in MESHES:
+            image.data.parts[side] = image.data.parts[side].astype(float)
+        image.data.parts["right"][20] = 1 + 1e-9 * k + groups * (k % 2)
+    test = nrl.MapTest("tfce", n_permutations=40, tail="two-sided")
+    with pytest.warns(UserWarning, match="t of 1 vertex beyond 100 counts as 100 in TFCE"):
+        result = nrl.second_level(people, test=test, **design)
+    assert result.values["t"].max() > 1e6
+    assert np.isfinite(result.values["tfce"]).all()
+    lone = sum(0.1 * (k * 0.1) ** 2 for k in range(1, 1000))
+    assert result.values["tfce"].max() >= lone * (1 - 1e-6)
+    assert result.p[result.values["t"].argmax()] < 0.1
+
+
 def test_few_people_and_nothing_to_cluster() -> None:
     with pytest.warns(UserWarning, match="5 subjects have 32 sign flips, so that no p is below 0.0625"):
         result = nrl.second_level(images(5.0, n=5), test=nrl.MapTest("size", 0.05))
