@@ -690,7 +690,13 @@ def _known_covariance(covariance: Any, source: Source) -> Floats:
         if channels is None:
             problem = f"{source.label} has no channel descriptor 'channel' to match the covariance with"
             raise NeurordlError(f"{problem}; name the channels, or give an array in their order")
-        rows = match_ids(channels, list(names), names=(source.label, "the covariance"), missing="error").index
+        if not set(channels) & set(names):
+            problem = f"no channel of {source.label} ({listed(channels)}) has a name in the covariance"
+            raise NeurordlError(
+                f"{problem} ({listed(names)}); name them alike, or give an array in their order"
+            )
+        sides, remedy = (f"channels of {source.label}", "covariance"), "pick channels that it has"
+        rows = match_ids(channels, list(names), names=sides, remedy=remedy).index
         matrix = matrix[np.ix_(rows, rows)]
     scale = np.abs(matrix).max(initial=0)
     if matrix.shape != (total, total) or not scale < np.inf or np.abs(matrix - matrix.T).max() > 1e-7 * scale:
@@ -706,6 +712,11 @@ def _estimates(
     label = f"the residuals of {source.label}"
     if residuals is None:
         rows, dof = source.within()
+        if dof < 1:
+            problem = (
+                f"{source.label} has no repeats of its {len(source.ids)} stimuli to estimate the noise from"
+            )
+            raise NeurordlError(f"{problem}; give residuals=, or the covariance itself as noise=")
         runs, run = source.runs, source.run
         dof_of = [dof / len(rows) * count for count in np.bincount(run).tolist()]
     else:

@@ -447,7 +447,8 @@ class Windows:
         if (np.abs(np.diff(times) - interval) > 0.01 * interval).any():
             problem = f"the samples of {label} are not equally far apart, so a window has no width"
             raise NeurordlError(f"{problem}; resample them, or leave out width=")
-        n, step = (_samples(value, interval, label) for value in (self.width, self.step or self.width))
+        n = _samples(self.width, interval, label)
+        step = n if self.step in (None, self.width) else _samples(self.step, interval, label)
         if n > len(inside):
             extent = f"{len(inside)} samples ({len(inside) * interval:g} s)"
             raise NeurordlError(f"width={self.width:g} is longer than the {extent} of {label}; shorten it")
@@ -615,7 +616,12 @@ def coded(dataset: DatasetBase, descriptor: str, label: str) -> tuple[list[Any],
     """Values of an observation descriptor in order of first appearance, and each row's number among them."""
     if descriptor not in dataset.obs_descriptors:
         known = listed(dataset.obs_descriptors, quote=True) or "none"
-        raise NeurordlError(f"{label} has no observation descriptor {descriptor!r}; it has {known}")
+        remedy = ""
+        if descriptor == "run":
+            remedy = (
+                ": name the run of each measurement, such as its block, or take a dissimilarity without runs"
+            )
+        raise NeurordlError(f"{label} has no observation descriptor {descriptor!r}; it has {known}{remedy}")
     column = dataset.obs_descriptors[descriptor]
     # a list is not made an array first, which would turn a missing name among texts into the text 'nan'
     values = column.tolist() if isinstance(column, np.ndarray) else list(column)

@@ -195,8 +195,9 @@ def time_clusters(
     in_plane = courses[0][3].ndim == 3
     columns[2:2] = ["model_start", "model_stop"] if in_plane else []
     rows: list[list[object]] = []
+    for n_subjects in sorted({len(scores) for *_, scores in courses}):
+        warn_of_few(n_subjects, "two-sided", test.alpha)  # MNE has the unflipped signs twice
     for layer, roi, axes, scores in courses:
-        warn_of_few(len(scores), "two-sided", test.alpha)  # MNE has the unflipped signs twice
         for cluster, p, statistic in _clusters(test, scores):
             places = np.unravel_index(cluster, scores.shape[1:])
             extents = [

@@ -174,6 +174,33 @@ def test_a_covariance_of_mne_whitens() -> None:
     np.testing.assert_allclose(ours.dissimilarities, expected.dissimilarities, rtol=1e-9)
 
 
+def test_a_covariance_whose_channels_have_other_names() -> None:
+    trials = read_epochs(np.ones((6, 4, 30)), IDS, times=np.arange(30) / 100)
+    covariance = mne.Covariance(np.eye(2), ["C0", "C1"], [], [], 5)
+    with pytest.raises(
+        NeurordlError,
+        match=r"no channel of Dataset 0 \(0, 1, 2, 3\) has a name in the covariance \(C0, C1\); name",
+    ):
+        compute_rdms(trials, "mahalanobis", noise=covariance)
+    with pytest.raises(
+        NeurordlError, match="are not in the covariance: 'C2', 'C3'; pick channels that it has"
+    ):
+        compute_rdms(read_epochs(epochs()), "mahalanobis", noise=covariance)
+
+
+def test_what_is_missing_for_noise_and_cross_validation() -> None:
+    trials = read_epochs(
+        np.random.default_rng(0).normal(size=(6, 4, 30)), list("abcdef"), times=np.arange(30)
+    )
+    with pytest.raises(NeurordlError, match=r"no repeats of its 6 stimuli .* give residuals=, or the cov"):
+        compute_rdms(trials, "correlation", noise=Noise("shrinkage_diag", times=(0, 9)))
+    with pytest.raises(NeurordlError, match="it has 'stimulus': name the run of each measurement"):
+        compute_rdms(trials, "crossnobis")
+    with pytest.warns(UserWarning, match="rounded to") as notices:
+        compute_rdms(trials, "euclidean", windows=Windows(width=2.4))
+    assert sum("rounded" in str(notice.message) for notice in notices) == 1
+
+
 def test_an_array_has_ids_and_times() -> None:
     data, times = np.random.default_rng(0).normal(size=(6, 4, 30)), np.arange(30) / 100
     trials = read_epochs(data, IDS, times=times, run=[1, 1, 1, 2, 2, 2], subject="s1")

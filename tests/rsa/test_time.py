@@ -12,7 +12,14 @@ from mne.stats import permutation_cluster_1samp_test
 from rsatoolbox.rdm import RDMs
 from scipy import stats
 
-from neurordl import ClusterTest, NeurordlError, evaluate, latencies, select_rdms, time_clusters
+from neurordl import (
+    ClusterTest,
+    NeurordlError,
+    evaluate,
+    latencies,
+    select_rdms,
+    time_clusters,
+)
 from neurordl.report import read_origin, write_report
 from neurordl.rsa.scores import Evaluation
 from tests.helpers import random_rdms
@@ -177,6 +184,12 @@ def test_clusters_are_those_of_mne(scores: Evaluation, tail: Any) -> None:
         np.testing.assert_allclose(part["stop"], [TIMES[clusters[k][0][-1]] for k in order])
 
 
+def test_few_subjects_are_said_once() -> None:
+    with pytest.warns(UserWarning, match="nothing can be significant") as notices:
+        time_clusters(evaluate(models(), measured(3), comparison="corr"))
+    assert sum("sign flips" in str(notice.message) for notice in notices) == 1
+
+
 def test_the_true_times_are_a_cluster(scores: Evaluation) -> None:
     clusters = time_clusters(scores)
     best = clusters.loc[clusters["p"].idxmin()]
@@ -276,6 +289,8 @@ def test_the_report_of_scores_over_time(scores: Evaluation, tmp_path: Path) -> N
     assert "Highest means over subjects" in page
     assert "20 times" in page
     assert page.count("<svg") == 1
+    assert page.count("subjects.all 20 times") == 1  # not a row for each time
+    assert "subjects.0.1 s" not in page
 
 
 def _in_lines(path: Path) -> str:
