@@ -199,6 +199,13 @@ def test_what_is_missing_for_noise_and_cross_validation() -> None:
     with pytest.warns(UserWarning, match="rounded to") as notices:
         compute_rdms(trials, "euclidean", windows=Windows(width=2.4))
     assert sum("rounded" in str(notice.message) for notice in notices) == 1
+    with pytest.warns(UserWarning, match="Dataset 0 and 2 more: the last 2 of 30 samples") as notices:
+        compute_rdms([trials] * 3, "euclidean", windows=Windows(width=4))
+    assert len(notices) == 1
+    evoked = [epochs(bad=True)[name].average() for name in CODES]
+    with pytest.warns(UserWarning, match="marked as bad and left out") as notices:
+        read_epochs(evoked)
+    assert len(notices) == 1
 
 
 def test_an_array_has_ids_and_times() -> None:
