@@ -298,6 +298,7 @@ def _column(epochs: Any, values: Names, name: str, label: str) -> list[Any]:
             raise NeurordlError(f"{name}={values!r} is no column of the metadata of {label}: {has}")
         return list(epochs.metadata[values])
     if values is not None and len(values) == len(epochs.drop_log) != len(epochs):
+        values = list(values)  # of a Series, too, by position and not by its index
         return [values[k] for k in epochs.selection]
     return _listed(values, name, len(epochs), label)
 
