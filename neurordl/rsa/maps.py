@@ -725,14 +725,16 @@ def _open_folder(folder: Path, settings: Mapping[str, Any], layout: _Layout) -> 
                 f"{folder} holds maps of other settings, which differ in {', '.join(different)}; choose "
                 "another folder, or delete that one"
             )
-        return
-    before_maps = {_SETTINGS, *(mesh_name(side) for side in HEMISPHERES)}
-    if any(name not in before_maps and not name.startswith(".") for name in names):
-        raise NeurordlError(f"{folder} is not empty and holds no searchlight maps; choose another folder")
-    make_folder(folder)
+    else:
+        before_maps = {_SETTINGS, *(mesh_name(side) for side in HEMISPHERES)}
+        if any(name not in before_maps and not name.startswith(".") for name in names):
+            raise NeurordlError(f"{folder} is not empty and holds no searchlight maps; choose another folder")
+        make_folder(folder)
+        write_json(file, settings)
+        names = []
     for name, content in MeshSpace(layout.meshes or {}).mesh_files().items():
-        write_bytes(folder / name, content)
-    write_json(file, settings)
+        if name not in names:
+            write_bytes(folder / name, content)
 
 
 def _checksum(patterns: Patterns) -> str:

@@ -141,6 +141,13 @@ def test_other_meshes_are_other_settings(tmp_path: Path) -> None:
     run(**OPTIONS)
     run(**{**OPTIONS, "surface": MESH})  # the same mesh as an object of nilearn
     moved = {**MESHES, "left": (POINTS * 1.01, FACES)}
+    mesh = tmp_path / "maps" / "hemi-R.surf.gii"
+    before = mesh.read_bytes()
+    mesh.unlink()
+    with pytest.raises(NeurordlError, match=r"there is no mesh .*hemi-R.surf.gii; check the path"):
+        nrl.load_maps(tmp_path / "maps")
+    run(**OPTIONS)
+    assert mesh.read_bytes() == before
     with pytest.raises(NeurordlError, match="holds maps of other settings, which differ in surface"):
         run(**{**OPTIONS, "surface": moved})
     with pytest.raises(NeurordlError, match=r"other settings, which differ in .*surface"):
@@ -413,6 +420,51 @@ def test_smoothing_is_nilearns() -> None:
     assert_allclose(result.values["t"], want)
     assert not np.isclose(result.values["t"], nrl.second_level(people).values["t"]).any()
     assert "smoothed by 60 mm" in str(result)
+
+
+def test_processes_and_seeds() -> None:
+    test = partial(nrl.MapTest, "mass", 0.05, n_permutations=40)
+    one, two, again, other = (
+        nrl.second_level(images(0.2), test=test(**options))
+        for options in ({}, {"n_jobs": 2}, {}, {"seed": 1})
+    )
+    assert_array_equal(one.p, two.p)  # MNE's sign flips do not depend on the number of processes
+    assert_array_equal(one.p, again.p)
+    assert (one.p != other.p).any()
+
+
+@pytest.mark.parametrize("statistic", ["voxel", "mass", "tfce"])
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160])
+def test_t_does_not_depend_on_the_scale(statistic: Any, scale: float) -> None:
+    test = nrl.MapTest(statistic, 0.05, n_permutations=40)
+    want = nrl.second_level(images(0.3), test=test)
+    scaled = {
+        name: SurfaceImage(MESH, {side: x.data.parts[side].astype(float) * scale for side in MESHES})
+        for name, x in images(0.3).items()
+    }
+    found = nrl.second_level(scaled, test=test)
+    for name in set(want.values) - {"mean"}:
+        assert_allclose(found.values[name], want.values[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_a_vertex_of_nearly_equal_scores_does_not_stop_tfce(groups: bool) -> None:
+    people, design = images(n=8), {}
+    if groups:
+        table = pd.DataFrame({"patients": [0, 1] * 4}, index=[*people])
+        design = {"covariates": table, "contrast": "patients"}
+    for k, image in enumerate(people.values()):
+        for side in MESHES:
+            image.data.parts[side] = image.data.parts[side].astype(float)
+        image.data.parts["right"][20] = 1 + 1e-9 * k + groups * (k % 2)
+    test = nrl.MapTest("tfce", n_permutations=40, tail="two-sided")
+    with pytest.warns(UserWarning, match="t of 1 vertex beyond 100 counts as 100 in TFCE"):
+        result = nrl.second_level(people, test=test, **design)
+    assert result.values["t"].max() > 1e6
+    assert np.isfinite(result.values["tfce"]).all()
+    lone = sum(0.1 * (k * 0.1) ** 2 for k in range(1, 1000))
+    assert result.values["tfce"].max() >= lone * (1 - 1e-6)
+    assert result.p[result.values["t"].argmax()] < 0.1
 
 
 def test_few_people_and_nothing_to_cluster() -> None:
