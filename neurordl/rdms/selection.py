@@ -210,12 +210,12 @@ def _of_rois(
     return [(name, select_rdms(chosen, roi=name)) for name in names]
 
 
-def rows_of_descriptors(descriptors: Mapping[str, Any], rows: Iterable[int]) -> dict[str, Any]:
+def rows_of_descriptors(descriptors: Mapping[str, Any], rows: Iterable[int]) -> dict[str, list[Any]]:
     """Values of some rows of descriptors by position: a Series of a table would be read by its index."""
     places = list(rows)
-    arrays = {name: x if isinstance(x, np.ndarray) else list(x) for name, x in descriptors.items()}
     return {
-        name: x[places] if isinstance(x, np.ndarray) else [x[k] for k in places] for name, x in arrays.items()
+        name: [values[k] for k in places]
+        for name, values in zip(descriptors, map(list, descriptors.values()), strict=True)
     }
 
 
@@ -357,7 +357,8 @@ def take_rows(dataset: Any, rows: Sequence[int] | Ints) -> Any:
     result.n_obs = len(rows)
     result.descriptors = dict(dataset.descriptors)
     result.channel_descriptors = dict(dataset.channel_descriptors)
-    result.obs_descriptors = rows_of_descriptors(dataset.obs_descriptors, rows)
+    arrays = {name: x[rows] for name, x in dataset.obs_descriptors.items() if isinstance(x, np.ndarray)}
+    result.obs_descriptors = rows_of_descriptors(dataset.obs_descriptors, rows) | arrays
     return result
 
 
