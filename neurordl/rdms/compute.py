@@ -623,6 +623,10 @@ def _by_function(measure: Dissimilarity, source: Source, whitening: _Whitening) 
             term = "Noise by run" if whitening.covariances else measure
             problem = f"{term} needs every stimulus equally often in every run, and {source.label} is not so"
             raise NeurordlError(f"{problem}; take by='pooled', or leave stimuli or runs out")
+        if measure.compact and source.sparse and not whitening.covariances:
+            cells, options = source.compact()
+            cells = check_rates(cells, measure, source.label)
+            return _distances(measure, source, cells, whitening.precision, options)
         cells = check_rates(source.by_run(), measure, source.label)
         if whitening.covariances:
             # the mean over pairs of runs, each with the inverse of their mean covariance
