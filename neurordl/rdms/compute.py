@@ -214,7 +214,8 @@ def compute_rdms(
         A Dataset lacks stimuli that others have. A cross-validated dissimilarity is computed from stimuli
         that were measured in a single run, or from unbalanced runs with a mean pattern that was not removed.
         The patterns of all stimuli are nearly the same, because they share a mean pattern. Measurements hold
-        NaN or infinity, or patterns are constant, so that pairs are undefined.
+        NaN or infinity, or patterns are constant, so that pairs are undefined. Samples fill no window, or the
+        length of windows is rounded.
 
     Raises
     ------
@@ -265,6 +266,7 @@ def compute_rdms(
     described.pop(PROVENANCE, None)
     records = [parsed_record(row[PROVENANCE]) for row in each if PROVENANCE in row]
     stimuli = tuple(dict.fromkeys(stimulus for source in sources for stimulus in source.ids))
+    _warn_of_windows(sources)
     _warn_of_stimuli(sources, stimuli)
     check_runs(sources, measure)
     shape = (len(rows), len(stimuli) * (len(stimuli) - 1) // 2)
@@ -438,6 +440,16 @@ def _check_noise(measure: Dissimilarity, precision: npt.ArrayLike | None, noise:
     elif noise.by == "run" and not measure.needs_runs:
         problem = "is for dissimilarities across runs, such as crossnobis"
         raise NeurordlError(f"Noise(by='run') {problem}, and not for {measure}")
+
+
+def _warn_of_windows(sources: Sequence[Source]) -> None:
+    """Say once of all Datasets alike what was rounded or left out of their times."""
+    alike: dict[str, list[Source]] = {}
+    for source in sources:
+        for remark in source.placed.remarks if isinstance(source, WindowSource) else ():
+            alike.setdefault(remark, []).append(source)
+    for remark, those in alike.items():
+        notify(f"{labels_of(those)}: {remark}")
 
 
 def _warn_of_stimuli(sources: Sequence[Source], stimuli: Sequence[str]) -> None:

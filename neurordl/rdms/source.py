@@ -443,42 +443,46 @@ class Windows:
         if not len(inside):
             raise NeurordlError(f"no sample of {label} is from {self.start} to {self.stop} s; widen it")
         if self.width is None:
-            return Placed(int(inside[0]), 1, len(inside), 1, times[inside])
+            return Placed(int(inside[0]), 1, len(inside), 1, times[inside], [])
         if (np.abs(np.diff(times) - interval) > 0.01 * interval).any():
             problem = f"the samples of {label} are not equally far apart, so a window has no width"
             raise NeurordlError(f"{problem}; resample them, or leave out width=")
-        n = _samples(self.width, interval, label)
-        step = n if self.step in (None, self.width) else _samples(self.step, interval, label)
+        remarks = list[str]()
+        n, step = (_samples(x, interval, label, remarks) for x in (self.width, self.step or self.width))
         if n > len(inside):
             extent = f"{len(inside)} samples ({len(inside) * interval:g} s)"
             raise NeurordlError(f"width={self.width:g} is longer than the {extent} of {label}; shorten it")
         count = (len(inside) - n) // step + 1
         if rest := len(inside) - (count - 1) * step - n:
-            notify(f"{label}: the last {rest} of {len(inside)} samples fill no window and are left out")
+            remarks.append(f"the last {rest} of {len(inside)} samples fill no window and are left out")
         starts = inside[0] + step * np.arange(count)
         centers = times[starts[:, None] + np.arange(n)].mean(axis=1)
-        return Placed(int(inside[0]), step, count, n, np.round(centers, 9))
+        return Placed(int(inside[0]), step, count, n, np.round(centers, 9), list(dict.fromkeys(remarks)))
 
 
 class Placed(NamedTuple):
-    """Windows on samples: the first sample, samples between starts, windows, samples of each, their times."""
+    """Windows on samples: the first sample, samples between starts, windows, samples of each, their times.
+
+    ``remarks`` say what was rounded or left out.
+    """
 
     first: int
     step: int
     n_windows: int
     n_samples: int
     times: Floats
+    remarks: list[str]
 
 
-def _samples(seconds: float, interval: float, label: str) -> int:
-    """How many samples a time is, rounded."""
+def _samples(seconds: float, interval: float, label: str, remarks: list[str]) -> int:
+    """How many samples a time is, rounded, which is remarked."""
     number = round(seconds / interval)
     if number < 1:
         problem = f"{seconds:g} s is shorter than the interval between samples of {label}"
         raise NeurordlError(f"{problem}, {interval:g} s; take a longer window or step")
     if abs(number - seconds / interval) > 0.01:
         rounded = f"{number} samples, {number * interval:g} s"
-        notify(f"{label}: {seconds:g} s of a window or step are rounded to {rounded}")
+        remarks.append(f"{seconds:g} s of a window or step are rounded to {rounded}")
     return number
 
 
@@ -564,7 +568,7 @@ class WindowSource(Source):
         placed = windows.place(self.all_times, self.label)
         for k, time in enumerate(placed.times):
             part = copy.copy(self)
-            part._place(Placed(placed.first + k, 1, 1, 1, np.array([time])))
+            part._place(Placed(placed.first + k, 1, 1, 1, np.array([time]), []))
             part.removed = None
             yield part.centered(self.center)
 
