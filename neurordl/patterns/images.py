@@ -265,7 +265,10 @@ def load_image(image: AnyImage, role: str) -> tuple[nib.Nifti1Image, str]:
 def _open(path: Path) -> nib.Nifti1Pair:
     """Open a file, and compare its size with its header where the size tells something."""
     if not re.search(r"(?i)\.(nii|img|hdr)(\.\w+)?$", path.name):
-        raise NeurordlError("its name is none of NIfTI (.nii, .nii.gz, .img, .hdr); convert it to NIfTI")
+        raise NeurordlError(
+            "its name is none of NIfTI (.nii, .nii.gz, .img, .hdr); convert it to NIfTI, or to GIFTI "
+            "(.func.gii) if it is on a surface"
+        )
     with open(path, "rb") as stream:
         start = stream.read(6)
     packed = next((suffix for suffix, mark in _MARKS.items() if start.startswith(mark)), "")

@@ -224,6 +224,11 @@ def _left_out(place: Path, counts: Counter[str], total: int) -> None:
 def _spm(folder: Path) -> Betas:
     matches = [match for file in folder.iterdir() if (match := _BETA_FILE.fullmatch(file.name))]
     files = {int(match[1]): folder / match[0] for match in sorted(matches, key=lambda match: int(match[1]))}
+    if not files and (surfaces := sorted(folder.glob("beta_*.gii"))):
+        raise NeurordlError(
+            f"the betas of {folder} are on a surface ({surfaces[0].name}), and do not say of which "
+            "hemisphere; give the files of the conditions to read_betas, by hemisphere and with a table"
+        )
     if not files:
         raise NeurordlError(f"{folder} has SPM.mat, but no images beta_0001.nii and so on; copy them there")
     if len(files) < len(matches):

@@ -95,7 +95,10 @@ def plot_time_course(
         if np.isfinite(bounds).any():
             label = "noise ceiling"
             lower, upper = bounds
-            ax.fill_between(ceiling["time"], lower, upper, color=style.CEILING, lw=0, zorder=0, label=label)
+            width = style.scaled(3.0) if np.allclose(lower, upper, equal_nan=True) else 0  # of shares: a line
+            ax.fill_between(
+                ceiling["time"], lower, upper, color=style.CEILING, lw=width, zorder=0, label=label
+            )
     for (layer, region), color in zip(series, colors, strict=True):
         part = means[(means["layer"] == layer) & (means["roi"] == region)].sort_values("time")
         label = ", ".join(filter(None, [layer or "output", region if len(rois) > 1 else ""]))
@@ -108,8 +111,7 @@ def plot_time_course(
     _draw_onsets(ax, onsets, series, colors)
     frame = scores.frame if isinstance(scores, Evaluation) else scores
     ax.set_xlabel("time (s)" if "time" in frame else "time of the model (s)")
-    comparison = ", ".join(means["comparison"].dropna().unique()) if "comparison" in means else ""
-    ax.set_ylabel(f"RDM similarity ({comparison})" if comparison else "RDM similarity")
+    ax.set_ylabel(_quantity(scores, means, " "))
     style.legend(ax, _title(means, n_rows, onsets is not None, alpha), legend)
     style.wrap_labels(ax)
     return style.hide_frame(ax)
@@ -192,7 +194,7 @@ def plot_layer_time(
     ax.invert_yaxis()
     ax.set_yticks(range(len(names)), [name or "output" for name in names])
     ax.set_xlabel("time (s)" if clusters is None else f"time (s); pale: no cluster with p < {alpha:g}")
-    _color_bar(ax, picture, means)
+    _color_bar(ax, picture, _quantity(scores, means, "\n"))
     return ax
 
 
@@ -276,7 +278,7 @@ def plot_model_time(
             draw(0, color="0.5", linewidth=0.8, linestyle=":")
     ax.set_xlabel(f"time (s); outlined: clusters, p < {alpha:g}" if lines else "time (s)")
     ax.set_ylabel(f"time of {shown['layer'] or 'the model'} (s)")
-    _color_bar(ax, picture, means)
+    _color_bar(ax, picture, _quantity(scores, means, "\n"))
     style.wrap_labels(ax)
     return ax
 
@@ -294,10 +296,17 @@ def _picture(ax: Axes, x: Any, y: Any, values: npt.NDArray[np.float64], cmap: st
     return ax.pcolormesh(x, y, values, cmap=colors, vmin=-largest, vmax=largest)
 
 
-def _color_bar(ax: Axes, picture: QuadMesh, means: pd.DataFrame) -> None:
-    bar = style.bar_beside(ax, picture)
+def _quantity(scores: Evaluation | pd.DataFrame, means: pd.DataFrame, separator: str) -> str:
+    """What scores are: similarities of RDMs, or of a regression weights or shares of variance."""
     comparison = ", ".join(means["comparison"].dropna().unique()) if "comparison" in means else ""
-    bar.set_label(f"RDM similarity\n({comparison})" if comparison else "RDM similarity")
+    if isinstance(scores, Evaluation) and "models" in scores.settings:
+        return comparison
+    return f"RDM similarity{separator}({comparison})" if comparison else "RDM similarity"
+
+
+def _color_bar(ax: Axes, picture: QuadMesh, quantity: str) -> None:
+    bar = style.bar_beside(ax, picture)
+    bar.set_label(quantity)
     ax.spines[:].set_visible(False)
 
 

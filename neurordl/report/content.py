@@ -688,6 +688,8 @@ def _settings(run: Run | None, records: Mapping[str, Mapping[str, Any]]) -> Iter
     sums: list[list[str]] = []
     for name, record in records.items():
         known = {key: record[key] for key in _LISTED if record.get(key) and key != "match"}
+        if isinstance(settings := known.get("settings"), Mapping):
+            known["settings"] = {key: _same_at_all_times(value) for key, value in settings.items()}
         flat = [row for row in flattened(known) if not row[0].endswith(("ids", ".notices"))]
         rows = [[key.removeprefix("settings."), value] for key, value in flat if "sha256" not in key]
         yield Table(f"Settings and seeds of the {name}", ("setting", "value"), rows, folded=True)
@@ -698,6 +700,19 @@ def _settings(run: Run | None, records: Mapping[str, Mapping[str, Any]]) -> Iter
     rows = [[library, *(part.get(library, "–") for part in versions.values())] for library in libraries]
     yield Table("Versions", ("library", *versions), rows)
     yield Table("Checksums (SHA-256)", ("of", "checksum"), sums, folded=True)
+
+
+def _same_at_all_times(value: Any) -> Any:
+    """A setting of each time, as a setting of all times if it is the same at each."""
+    over_time = isinstance(value, Mapping) and len(value) > 1 and all(key.endswith(" s") for key in value)
+    if (
+        not over_time
+        or len({str(sorted(part) if isinstance(part, list) else part) for part in value.values()}) > 1
+    ):
+        return value
+    rois = {key.rpartition(", ")[0] for key in value}
+    where = f"all {len(value) // len(rois)} times" + (f", {', '.join(sorted(rois))}" if any(rois) else "")
+    return {where: next(iter(value.values()))}
 
 
 def side_by_side(entries: Sequence[Entry]) -> Section:

@@ -305,22 +305,22 @@ class MeshSpace:
         """Vertices that no neighbor exceeds, apart from each other; clusters are joined by edges."""
         areas = np.concatenate([areas_of(mesh) for mesh in self.meshes.values()])
         points = np.concatenate([mesh.coordinates for mesh in self.meshes.values()])
-        heights, clusters = np.abs(shown), []
+        heights, clusters, crests = np.abs(shown), [], np.zeros(self.shape, dtype=bool)
         for sign in (1, -1):
-            vertices = np.flatnonzero(sign * shown > 0)
+            of_sign = np.maximum(sign * shown, 0)
+            vertices = np.flatnonzero(of_sign)
+            highest = self.neighbors.multiply(of_sign).max(axis=1).toarray().ravel()
+            crests |= (of_sign > 0) & (of_sign >= highest)
             count, labels = connected_components(self.neighbors[vertices][:, vertices], directed=False)
             clusters += [vertices[labels == label] for label in range(count)]
         peaks: list[Peak] = []
         for number, vertices in enumerate(sorted(clusters, key=lambda x: -heights[x].max()), start=1):
             chosen: list[int] = []
-            for vertex in vertices[np.argsort(-heights[vertices], kind="stable")].tolist():
-                around = self.neighbors.indices[slice(*self.neighbors.indptr[vertex : vertex + 2])]
-                same = around[shown[around] * shown[vertex] > 0]
+            tops = vertices[crests[vertices]]
+            for vertex in tops[np.argsort(-heights[tops], kind="stable")].tolist():
                 apart = np.linalg.norm(points[chosen] - points[vertex], axis=1)
-                if (heights[same] <= heights[vertex]).all() and (apart >= min_distance).all():
+                if len(chosen) < _PEAKS and (apart >= min_distance).all():
                     chosen.append(vertex)
-                if len(chosen) == _PEAKS:
-                    break
             extent = float(areas[vertices].sum()), len(vertices)
             peaks += [
                 Peak(number, letter, (vertex,), *extent)

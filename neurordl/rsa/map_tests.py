@@ -12,14 +12,14 @@ from scipy import stats
 from scipy.sparse import csr_array
 
 from neurordl.arrays import Floats
-from neurordl.errors import NeurordlError
+from neurordl.errors import NeurordlError, notify
 from neurordl.rsa.time import clusters_by_mne, warn_of_few
 from neurordl.validate import brief, check_choice, check_columns, check_count, check_number, counted, listed
 
 Statistic = Literal["voxel", "size", "mass", "tfce"]
 
 _OF_CLUSTERS = ("size", "mass")
-_ROUNDING = 1e-10  # of a sum
+_HIGHEST = 100.0  # t in TFCE
 _STEP = 0.1  # of t between the thresholds of TFCE on a surface, as in its paper
 
 
@@ -228,16 +228,20 @@ def run_on_mesh(test: MapTest, design: Design, values: Floats, neighbors: csr_ar
     """
     if test.statistic == "voxel":
         return run_by_nilearn(test, design, values)
-    groups = _groups(design, values)
+    groups, enhanced = _groups(design, values), test.statistic == "tfce"
     options: dict[str, object] = {}
     if isinstance(groups, list):
-        options = {"stat_fun": _t_of_groups, "buffer_size": None}
         t = _t_of_groups(*groups)
+        options = {"stat_fun": _cut_t_of_groups if enhanced else _t_of_groups, "buffer_size": None}
     else:
         warn_of_few(len(values), "two-sided", test.alpha)  # MNE has the unflipped signs twice
-        t = stats.ttest_1samp(values, 0).statistic
-    enhanced = test.statistic == "tfce"
-    statistic, clusters, _, null = clusters_by_mne(
+        t = _t_of_people(values)
+        # equal signs have the highest t of all flips; a threshold each .1 up to millions would not end
+        if enhanced and (_t_of_people(np.abs(values)) > _HIGHEST).any():
+            options = {"stat_fun": _cut_t_of_people, "buffer_size": None}
+    if enhanced and (n_high := int((np.abs(t) > _HIGHEST).sum())):
+        notify(f"t of {counted(n_high, 'vertex')} beyond {_HIGHEST:g} counts as {_HIGHEST:g} in TFCE")
+    tested = clusters_by_mne(
         groups,
         threshold={"start": 0, "step": _STEP} if enhanced else design.limit(test),
         tail=1 if test.tail == "greater" else 0,
@@ -248,11 +252,10 @@ def run_on_mesh(test: MapTest, design: Design, values: Floats, neighbors: csr_ar
         rng=test.seed,
         **options,
     )
-    if not enhanced:
-        statistic = np.zeros(len(t))
-        for (places,) in clusters:
-            statistic[places] = len(places) if test.statistic == "size" else np.abs(t[places]).sum()
-    maps = {"t": t, test.statistic: statistic, f"p_{test.statistic}": _share_beyond(statistic, null)}
+    statistic, p = np.zeros(len(t)), np.ones(len(t))
+    for (places,), total, p_value in zip(tested.places, tested.sums, tested.p, strict=True):
+        statistic[places], p[places] = total, p_value
+    maps = {"t": t, test.statistic: tested.t if enhanced else statistic, f"p_{test.statistic}": p}
     return Tested(maps, f"{_flips(test, groups)} of MNE, seed {test.seed}", ("mne",))
 
 
@@ -269,21 +272,31 @@ def _groups(design: Design, values: Floats) -> Floats | list[Floats]:
     return [values[design.tested[:, 0] == level] for level in levels[::-1]]
 
 
+def _t_of_people(values: Floats) -> Floats:
+    """The t values of the mean over people."""
+    with warnings.catch_warnings(), np.errstate(divide="ignore"):  # of values that are nearly equal
+        warnings.simplefilter("ignore", RuntimeWarning)
+        t: Floats = stats.ttest_1samp(values, 0).statistic
+    return t
+
+
 def _t_of_groups(second: Floats, first: Floats) -> Floats:
     """The t values of the difference of two groups, with their common variance."""
     t: Floats = stats.ttest_ind(second, first).statistic
     return t
 
 
-def _share_beyond(statistic: Floats, null: Floats) -> Floats:
-    """The share of permutations whose largest statistic is not smaller; 1 where there is no cluster.
+def _cut(t: Floats) -> Floats:
+    """Values of t, none beyond the highest one that TFCE takes."""
+    return np.clip(np.nan_to_num(t), -_HIGHEST, _HIGHEST)
 
-    It is MNE's p, but that equal sums are equal if they were added up in another order.
-    """
-    if not len(null):
-        return np.ones(len(statistic))
-    smaller = np.searchsorted(np.sort(np.abs(null)), np.abs(statistic) * (1 - _ROUNDING))
-    return np.asarray((len(null) - smaller) / len(null))
+
+def _cut_t_of_people(values: Floats) -> Floats:
+    return _cut(_t_of_people(values))
+
+
+def _cut_t_of_groups(second: Floats, first: Floats) -> Floats:
+    return _cut(_t_of_groups(second, first))
 
 
 def _flips(test: MapTest, groups: Floats | list[Floats]) -> str:

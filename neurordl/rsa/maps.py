@@ -58,6 +58,7 @@ PatternsOf: TypeAlias = "Mapping[str, Patterns] | Sequence[DatasetBase] | Callab
 
 _SETTINGS = "settings.json"
 _OF_DATASETS = (".h5", ".hdf5")
+_ERRORS = re.compile(r"(?m)^(?:neurordl\.errors\.NeurordlError: |(?=[\w.]+(?:Error|Exception)\b))(.*)$")
 _OF_MAPS = (".nii.gz", ".func.gii")
 Files: TypeAlias = "Path | Mapping[str, Path]"
 """File of a person's maps, or of each hemisphere."""
@@ -564,6 +565,8 @@ def _run(
 def _reason(problem: Exception) -> str:
     """Why the maps of a person were not computed, and what helps."""
     text = str(problem) or type(problem).__name__
+    if "Traceback (most recent call last)" in text and (errors := _ERRORS.findall(text)):
+        return str(errors[-1])  # submitit's error is the whole traceback
     if type(problem).__name__ == "PicklingError" or "pickle" in text:
         return f"{text}; define functions at the top of a module or script, not within a function"
     if type(problem).__name__ == "BrokenProcessPool":
@@ -722,14 +725,16 @@ def _open_folder(folder: Path, settings: Mapping[str, Any], layout: _Layout) -> 
                 f"{folder} holds maps of other settings, which differ in {', '.join(different)}; choose "
                 "another folder, or delete that one"
             )
-        return
-    before_maps = {_SETTINGS, *(mesh_name(side) for side in HEMISPHERES)}
-    if any(name not in before_maps and not name.startswith(".") for name in names):
-        raise NeurordlError(f"{folder} is not empty and holds no searchlight maps; choose another folder")
-    make_folder(folder)
+    else:
+        before_maps = {_SETTINGS, *(mesh_name(side) for side in HEMISPHERES)}
+        if any(name not in before_maps and not name.startswith(".") for name in names):
+            raise NeurordlError(f"{folder} is not empty and holds no searchlight maps; choose another folder")
+        make_folder(folder)
+        write_json(file, settings)
+        names = []
     for name, content in MeshSpace(layout.meshes or {}).mesh_files().items():
-        write_bytes(folder / name, content)
-    write_json(file, settings)
+        if name not in names:
+            write_bytes(folder / name, content)
 
 
 def _checksum(patterns: Patterns) -> str:

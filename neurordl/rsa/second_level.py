@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Maps: TypeAlias = "SearchlightMaps | str | os.PathLike[str] | Mapping[str, AnyImage]"
 """Maps of `group_searchlight`, their folder, or an image with one map of each subject."""
 
+_TINY = 1e-100
 _FULL = {"voxel": "{} level", "size": "cluster size", "mass": "cluster mass", "tfce": "TFCE"}
 
 
@@ -330,8 +331,8 @@ def second_level(
     design = Design.of(stack.subjects, covariates, contrast, test)
     space, scores = stack.scores(test.fisher_z)
     inside, counts, mask_name = _chosen(scores, stack, space, mask, test)
-    smooth = np.nan_to_num(scores) if not fwhm else space.smoothed(np.nan_to_num(scores), fwhm)
-    values = smooth[:, inside]
+    smooth = space.smoothed(np.nan_to_num(scores), fwhm) if fwhm else scores
+    values = np.nan_to_num(smooth[:, inside])
     varied = np.ptp(values, axis=0) > 1e-12 * np.abs(values).max(axis=0)
     if not varied.all():
         notify(
@@ -342,10 +343,12 @@ def second_level(
             problem = f"all people have the same score in each {space.noun}"
             raise NeurordlError(f"{problem}; give maps of different people")
         inside[inside] = varied
-        values = smooth[:, inside]
+        values = values[:, varied]
     if repeated := repeated_subjects(stack.subjects, scores[:, inside], "map"):
         notify(repeated)
-    tested = space.run(test, design, values, inside)
+    largest = np.abs(values).max(axis=0)  # t does not depend on the scale, whose squares may be 0 or infinite
+    scale = np.where((largest < _TINY) | (largest > 1 / _TINY), largest, 1)
+    tested = space.run(test, design, values / scale, inside)
     settings = {
         "subjects": list(stack.subjects),
         "models": list(stack.models),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ Course: TypeAlias = tuple[str, str, list[Floats], Floats]
 MINUS = " − "
 """Between the two layers of a difference."""
 _LIMITS = (0.025, 0.975)
+_ROUNDING = 1e-10  # of a sum
 
 
 @dataclass(frozen=True)
@@ -88,23 +89,32 @@ class ClusterTest:
         Of scores (subjects, model times, times), cells of this plane that share a side are neighbors, and the
         numbers of the cells and the t values are those of the flat plane.
         """
-        t, clusters, p, null = clusters_by_mne(
+        tested = clusters_by_mne(
             scores,
             threshold={"start": 0, "step": 0.2} if self.threshold == "tfce" else self.limit(len(scores)),
             tail=1 if self.tail == "greater" else 0,
             n_permutations=self.n_permutations,
             rng=self.seed,
         )
-        cells = [np.ravel_multi_index(places, scores.shape[1:]) for places in clusters]
-        return cells, p, np.ravel(t), null
+        cells = [np.ravel_multi_index(places, scores.shape[1:]) for places in tested.places]
+        return cells, tested.p, np.ravel(tested.t), tested.null
 
 
-def clusters_by_mne(
-    scores: Floats | list[Floats], **options: Any
-) -> tuple[Floats, list[Any], Floats, Floats]:
-    """MNE's test of clusters: t, or values of TFCE; places and p of clusters; the null.
+class Clusters(NamedTuple):
+    """What MNE's test found: t or TFCE; places, sums and p of clusters; the largest sums of permutations."""
 
-    The signs of people's scores are flipped; if there are two groups of people, they are permuted.
+    t: Floats
+    places: list[tuple[Ints, ...]]
+    sums: Floats
+    p: Floats
+    null: Floats
+
+
+def clusters_by_mne(scores: Floats | list[Floats], **options: Any) -> Clusters:
+    """Test clusters by MNE: signs of people's scores are flipped, or people of two groups are permuted.
+
+    p is MNE's, the share of permutations whose largest sum is not smaller, but that sums are equal up to
+    rounding: the data are one of the permutations, whose t are added up in another order.
 
     Raises
     ------
@@ -118,8 +128,11 @@ def clusters_by_mne(
     function = permutation_cluster_test if isinstance(scores, list) else permutation_cluster_1samp_test
     with warnings.catch_warnings():  # of its progress bar, which is not shown
         warnings.filterwarnings("ignore", "IProgress not found")
-        t, clusters, p, null = function(scores, out_type="indices", verbose="ERROR", **options)
-    return t, list(clusters), np.asarray(p), np.asarray(null)
+        t, places, _, null = function(scores, out_type="indices", verbose="ERROR", **options)
+    null, power = np.sort(np.abs(null)), options.get("t_power", 1)
+    sums = np.array([(np.abs(t[cluster]) ** power).sum() for cluster in places])
+    n_smaller = np.searchsorted(null, sums * (1 - _ROUNDING))
+    return Clusters(t, list(places), sums, (len(null) - n_smaller) / max(len(null), 1), null)
 
 
 def time_clusters(
@@ -182,8 +195,9 @@ def time_clusters(
     in_plane = courses[0][3].ndim == 3
     columns[2:2] = ["model_start", "model_stop"] if in_plane else []
     rows: list[list[object]] = []
+    for n_subjects in sorted({len(scores) for *_, scores in courses}):
+        warn_of_few(n_subjects, "two-sided", test.alpha, len(courses))  # MNE has the unflipped signs twice
     for layer, roi, axes, scores in courses:
-        warn_of_few(len(scores), test.tail, test.alpha)
         for cluster, p, statistic in _clusters(test, scores):
             places = np.unravel_index(cluster, scores.shape[1:])
             extents = [
@@ -369,12 +383,15 @@ def _checked(table: pd.DataFrame, layer: str) -> list[Floats]:
     return [index.unique(level).to_numpy(np.float64) for level in range(index.nlevels)]
 
 
-def warn_of_few(n_subjects: int, tail: str, alpha: float) -> None:
+def warn_of_few(n_subjects: int, tail: str, alpha: float, n_courses: int = 1) -> None:
     """Say so if nothing can be significant, since so few subjects have few sign flips."""
     smallest = 1 / 2 ** (n_subjects - (tail == "two-sided"))
+    counts = f"{n_subjects} subjects have {2**n_subjects} sign flips, so that no p is below {smallest:.3g}"
     if smallest >= alpha:
-        counts = f"{n_subjects} subjects have {2**n_subjects} sign flips"
-        notify(f"{counts}, so that no p is below {smallest:.3g}; nothing can be significant")
+        notify(f"{counts}; nothing can be significant")
+    elif n_courses * smallest >= alpha:
+        corrected = f"no p_holm of {n_courses} layers and ROIs below {n_courses * smallest:.3g}"
+        notify(f"{counts}, and {corrected}: nothing can be significant with it; test fewer layers or ROIs")
 
 
 def _clusters(test: ClusterTest, scores: Floats) -> list[tuple[Ints, float, float]]:

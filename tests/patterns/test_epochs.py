@@ -70,6 +70,12 @@ def test_dropped_epochs_are_counted_and_ids_follow() -> None:
     with pytest.warns(UserWarning, match="dropped"):
         named = read_epochs(source, [f"image{k}" for k in range(6)])
     assert list(named.obs_descriptors["stimulus"]) == [f"image{k}" for k in kept]
+    # a Series is taken by position, whatever its index, such as that of a sorted table
+    series = pd.Series([f"image{k}" for k in range(6)], index=[3, 1, 2, 0, 5, 4])
+    with pytest.warns(UserWarning, match="dropped"):
+        named = read_epochs(source, series, run=pd.Series(range(6), index=range(1, 7)))
+    assert list(named.obs_descriptors["stimulus"]) == [f"image{k}" for k in kept]
+    assert list(named.obs_descriptors["run"]) == [str(k) for k in kept]
     with pytest.raises(NeurordlError, match="has 5 values, and the epochs has 4 trials"):
         read_epochs(source, ["a"] * 5)
     source.drop([0, 1, 2, 3], verbose="ERROR")
@@ -172,6 +178,40 @@ def test_a_covariance_of_mne_whitens() -> None:
         trials, "mahalanobis", precision=np.diag([1, 1 / 9, 1 / 4]) * 1e12, windows=Windows(width=0.05)
     )
     np.testing.assert_allclose(ours.dissimilarities, expected.dissimilarities, rtol=1e-9)
+
+
+def test_a_covariance_whose_channels_have_other_names() -> None:
+    trials = read_epochs(np.ones((6, 4, 30)), IDS, times=np.arange(30) / 100)
+    covariance = mne.Covariance(np.eye(2), ["C0", "C1"], [], [], 5)
+    with pytest.raises(
+        NeurordlError,
+        match=r"no channel of Dataset 0 \(0, 1, 2, 3\) has a name in the covariance \(C0, C1\); name",
+    ):
+        compute_rdms(trials, "mahalanobis", noise=covariance)
+    with pytest.raises(
+        NeurordlError, match="are not in the covariance: 'C2', 'C3'; pick channels that it has"
+    ):
+        compute_rdms(read_epochs(epochs()), "mahalanobis", noise=covariance)
+
+
+def test_what_is_missing_for_noise_and_cross_validation() -> None:
+    trials = read_epochs(
+        np.random.default_rng(0).normal(size=(6, 4, 30)), list("abcdef"), times=np.arange(30)
+    )
+    with pytest.raises(NeurordlError, match=r"no repeats of its 6 stimuli .* give residuals=, or the cov"):
+        compute_rdms(trials, "correlation", noise=Noise("shrinkage_diag", times=(0, 9)))
+    with pytest.raises(NeurordlError, match="it has 'stimulus': name the run of each measurement"):
+        compute_rdms(trials, "crossnobis")
+    with pytest.warns(UserWarning, match="rounded to") as notices:
+        compute_rdms(trials, "euclidean", windows=Windows(width=2.4))
+    assert sum("rounded" in str(notice.message) for notice in notices) == 1
+    with pytest.warns(UserWarning, match="Dataset 0 and 2 more: the last 2 of 30 samples") as notices:
+        compute_rdms([trials] * 3, "euclidean", windows=Windows(width=4))
+    assert len(notices) == 1
+    evoked = [epochs(bad=True)[name].average() for name in CODES]
+    with pytest.warns(UserWarning, match="marked as bad and left out") as notices:
+        read_epochs(evoked)
+    assert len(notices) == 1
 
 
 def test_an_array_has_ids_and_times() -> None:

@@ -230,6 +230,10 @@ def test_folders_of_spm_that_are_not_whole(tmp_path: Path) -> None:
         nrl.find_betas(folder)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "SPM.mat").write_bytes(b"x" * 200)
+    (tmp_path / "empty" / "beta_0001.gii").write_bytes(b"x")
+    with pytest.raises(NeurordlError, match=r"are on a surface \(beta_0001.gii\).* to read_betas"):
+        nrl.find_betas(tmp_path / "empty")
+    (tmp_path / "empty" / "beta_0001.gii").unlink()
     with pytest.raises(NeurordlError, match=r"no images beta_0001.nii"):
         nrl.find_betas(tmp_path / "empty")
     save(tmp_path / "empty" / "beta_0001.nii", volume(1))

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from nilearn.surface import InMemoryMesh, PolyMesh, SurfaceImage
 from rsatoolbox.rdm.rdms import RDMs
 
 import neurordl as nrl
@@ -17,7 +18,7 @@ from neurordl import plots
 from neurordl.rsa.evaluate import evaluate
 from neurordl.rsa.regression import partition_variance
 from neurordl.rsa.time import ClusterTest, time_clusters
-from tests.helpers import random_rdms, random_stimuli
+from tests.helpers import icosphere, random_rdms, random_stimuli
 
 WIDTH, HEIGHT = 3.3, 3.3  # inches
 IDS = [f"stimulus {k}" for k in range(12)]
@@ -117,6 +118,20 @@ def group_map(ax: Axes, **options: object) -> Axes:
     return plots.plot_map(nrl.second_level(images, test=test), ax, **options)
 
 
+def surface_map(ax: Axes, **options: object) -> Axes:
+    points, faces = icosphere(2)
+    rng, mesh = np.random.default_rng(0), InMemoryMesh(points, faces)
+    images = {
+        f"p{k}": SurfaceImage(
+            PolyMesh(left=mesh, right=mesh),
+            {side: rng.normal(2, 1, len(points)) for side in ("left", "right")},
+        )
+        for k in range(8)
+    }
+    test = nrl.MapTest("size", n_permutations=60)
+    return plots.plot_map(nrl.second_level(images, test=test), ax, **options)
+
+
 # they have no legend
 PLAIN = {"plot_layer_time", "plot_map", "plot_model_time", "plot_partition"}
 DRAW |= {
@@ -128,6 +143,9 @@ DRAW |= {
 }
 
 
+DRAWN = DRAW | {"plot_map on a surface": surface_map}
+
+
 def narrow_axes() -> Axes:
     return plt.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")[1]
 
@@ -137,9 +155,9 @@ def test_every_plot_function_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("legend", [True, False])
-@pytest.mark.parametrize("name", DRAW)
+@pytest.mark.parametrize("name", DRAWN)
 def test_no_text_leaves_a_narrow_figure_and_the_data_keep_room(name: str, legend: bool) -> None:
-    ax = DRAW[name](narrow_axes(), legend=legend)
+    ax = DRAWN[name](narrow_axes(), legend=legend)
     figure = ax.get_figure(root=True)
     assert figure is not None
     figure.canvas.draw()

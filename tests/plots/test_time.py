@@ -9,7 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neurordl import NeurordlError, evaluate, plot_scores, plot_time_course
+from neurordl import (
+    NeurordlError,
+    evaluate,
+    partition_variance,
+    plot_scores,
+    plot_time_course,
+    regress_rdms,
+)
 from neurordl.plots import plot_layer_time, plot_model_time
 from tests.helpers import random_rdms
 
@@ -154,3 +161,16 @@ def test_a_noise_ceiling_far_above_the_courses_is_cut_off(upper: float, cut: boo
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
     assert ("noise ceiling,\ncut off: up to 0.6" in texts) == cut
     assert ("noise ceiling" in texts) != cut
+
+
+def test_shares_of_variance_are_named_and_their_ceiling_is_a_line() -> None:
+    models = random_rdms(IDS, seed=3, name=["first", "second"])
+    names = [(person, time) for person in "abc" for time in TIMES]
+    columns = {name: list(x) for name, x in zip(("subject", "time"), zip(*names, strict=True), strict=True)}
+    rdms = random_rdms(IDS, seed=1, **columns)
+    ax = plot_time_course(partition_variance(models, rdms))
+    assert ax.get_ylabel() == "share of variance (corr)"
+    ceiling = next(x for x in ax.collections if "noise ceiling" in x.get_label())
+    assert ceiling.get_linewidth()[0] > 1  # its bounds are equal
+    picture = plot_layer_time(regress_rdms(models, rdms))
+    assert picture.child_axes[-1].get_ylabel() == "weight (ols, corr)"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import traceback
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial, wraps
@@ -223,6 +224,31 @@ class Jobs:
                 pass
 
         return Job()
+
+
+class Traces(Jobs):
+    """An executor whose errors are the traceback as text, as submitit's are."""
+
+    def submit(self, function: Any, *args: Any) -> Any:
+        def traced() -> Any:
+            try:
+                return function(*args)
+            except Exception as error:
+                text = "".join(traceback.format_exception(error))
+                logs = "You can check full logs with 'job.stderr(0)'\n  - logs/1_0_log.err"
+                raise RuntimeError(f"Job (task=0) failed:\n{'-' * 22}\n{text}\n{'-' * 22}\n{logs}") from None
+
+        return super().submit(traced)
+
+
+def test_an_error_with_a_whole_traceback_is_one_line(tmp_path: Path) -> None:
+    options: dict[str, Any] = {**OPTIONS, "subjects": NAMES, "executor": Traces()}
+    with pytest.raises(
+        NeurordlError, match=r"^the maps of 1 of .*\. sub-02: OSError: the disk of sub-02 is gone$"
+    ):
+        nrl.group_searchlight(broken, models(), tmp_path / "a", **options)
+    with pytest.raises(NeurordlError, match=r"sub-01: radius=0: expected a number above 0.*'8 mm'$"):
+        nrl.group_searchlight(by_name, models(), tmp_path / "b", **{**options, "radius": 0})
 
 
 def test_notices_are_said_once_for_all_people(tmp_path: Path) -> None:

@@ -141,6 +141,13 @@ def test_other_meshes_are_other_settings(tmp_path: Path) -> None:
     run(**OPTIONS)
     run(**{**OPTIONS, "surface": MESH})  # the same mesh as an object of nilearn
     moved = {**MESHES, "left": (POINTS * 1.01, FACES)}
+    mesh = tmp_path / "maps" / "hemi-R.surf.gii"
+    before = mesh.read_bytes()
+    mesh.unlink()
+    with pytest.raises(NeurordlError, match=r"there is no mesh .*hemi-R.surf.gii; check the path"):
+        nrl.load_maps(tmp_path / "maps")
+    run(**OPTIONS)
+    assert mesh.read_bytes() == before
     with pytest.raises(NeurordlError, match="holds maps of other settings, which differ in surface"):
         run(**{**OPTIONS, "surface": moved})
     with pytest.raises(NeurordlError, match=r"other settings, which differ in .*surface"):
@@ -415,6 +422,51 @@ def test_smoothing_is_nilearns() -> None:
     assert "smoothed by 60 mm" in str(result)
 
 
+def test_processes_and_seeds() -> None:
+    test = partial(nrl.MapTest, "mass", 0.05, n_permutations=40)
+    one, two, again, other = (
+        nrl.second_level(images(0.2), test=test(**options))
+        for options in ({}, {"n_jobs": 2}, {}, {"seed": 1})
+    )
+    assert_array_equal(one.p, two.p)  # MNE's sign flips do not depend on the number of processes
+    assert_array_equal(one.p, again.p)
+    assert (one.p != other.p).any()
+
+
+@pytest.mark.parametrize("statistic", ["voxel", "mass", "tfce"])
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160])
+def test_t_does_not_depend_on_the_scale(statistic: Any, scale: float) -> None:
+    test = nrl.MapTest(statistic, 0.05, n_permutations=40)
+    want = nrl.second_level(images(0.3), test=test)
+    scaled = {
+        name: SurfaceImage(MESH, {side: x.data.parts[side].astype(float) * scale for side in MESHES})
+        for name, x in images(0.3).items()
+    }
+    found = nrl.second_level(scaled, test=test)
+    for name in set(want.values) - {"mean"}:
+        assert_allclose(found.values[name], want.values[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_a_vertex_of_nearly_equal_scores_does_not_stop_tfce(groups: bool) -> None:
+    people, design = images(n=8), {}
+    if groups:
+        table = pd.DataFrame({"patients": [0, 1] * 4}, index=[*people])
+        design = {"covariates": table, "contrast": "patients"}
+    for k, image in enumerate(people.values()):
+        for side in MESHES:
+            image.data.parts[side] = image.data.parts[side].astype(float)
+        image.data.parts["right"][20] = 1 + 1e-9 * k + groups * (k % 2)
+    test = nrl.MapTest("tfce", n_permutations=40, tail="two-sided")
+    with pytest.warns(UserWarning, match="t of 1 vertex beyond 100 counts as 100 in TFCE"):
+        result = nrl.second_level(people, test=test, **design)
+    assert result.values["t"].max() > 1e6
+    assert np.isfinite(result.values["tfce"]).all()
+    lone = sum(0.1 * (k * 0.1) ** 2 for k in range(1, 1000))
+    assert result.values["tfce"].max() >= lone * (1 - 1e-6)
+    assert result.p[result.values["t"].argmax()] < 0.1
+
+
 def test_few_people_and_nothing_to_cluster() -> None:
     with pytest.warns(UserWarning, match="5 subjects have 32 sign flips, so that no p is below 0.0625"):
         result = nrl.second_level(images(5.0, n=5), test=nrl.MapTest("size", 0.05))
@@ -512,6 +564,41 @@ def test_the_table_has_peaks_and_areas() -> None:
     assert far == len(clusters) <= near
     both = nrl.second_level(people, test=nrl.MapTest(tail="two-sided", n_permutations=100))
     assert len(both.table(alpha=1)) > len(both.table())
+
+
+def test_peaks_are_those_of_a_loop() -> None:
+    space = nrl.second_level(images(), test=nrl.MapTest(n_permutations=20)).space
+    edges = {(a, b) for i, j, k in FACES.tolist() for a, b in ((i, j), (j, k), (k, i))}
+    edges |= {(b, a) for a, b in edges}
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        shown = np.concatenate([rng.integers(-4, 5, SIZE) * (rng.random(SIZE) < 0.7), np.zeros(SIZE)])
+        peaks = space.peaks(shown, 40.0)
+        rest, clusters = set(np.flatnonzero(shown).tolist()), []
+        while rest:
+            queue, cluster = [rest.pop()], set()
+            while queue:
+                v = queue.pop()
+                cluster.add(v)
+                near = {w for w in rest if (v, w) in edges and shown[v] * shown[w] > 0}
+                rest -= near
+                queue += near
+            clusters.append(cluster)
+        assert {peak.cluster for peak in peaks} == set(range(1, len(clusters) + 1))
+        assert sum(peak.n_places for peak in peaks if not peak.letter) == np.count_nonzero(shown)
+        for cluster in clusters:
+            of_cluster = [peak for peak in peaks if peak.place[0] in cluster]
+            tops = []
+            for v in sorted(cluster, key=lambda v: (-abs(shown[v]), v)):
+                top = all(abs(shown[w]) <= abs(shown[v]) for w in cluster if (v, w) in edges)
+                apart = all(np.linalg.norm(POINTS[v] - POINTS[w]) >= 40 for w in tops)
+                if top and apart and len(tops) < 4:
+                    tops.append(v)
+            assert [peak.place[0] for peak in of_cluster] == tops
+            assert [peak.letter for peak in of_cluster] == ["", "a", "b", "c"][: len(tops)]
+            assert {peak.n_places for peak in of_cluster} == {len(cluster)}
+        heights = [abs(shown[peak.place[0]]) for peak in peaks if not peak.letter]
+        assert heights == sorted(heights, reverse=True)
 
 
 def test_images_and_files_of_a_result(tmp_path: Path) -> None:

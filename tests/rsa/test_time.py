@@ -12,7 +12,14 @@ from mne.stats import permutation_cluster_1samp_test
 from rsatoolbox.rdm import RDMs
 from scipy import stats
 
-from neurordl import ClusterTest, NeurordlError, evaluate, latencies, select_rdms, time_clusters
+from neurordl import (
+    ClusterTest,
+    NeurordlError,
+    evaluate,
+    latencies,
+    select_rdms,
+    time_clusters,
+)
 from neurordl.report import read_origin, write_report
 from neurordl.rsa.scores import Evaluation
 from tests.helpers import random_rdms
@@ -175,6 +182,22 @@ def test_clusters_are_those_of_mne(scores: Evaluation, tail: Any) -> None:
         np.testing.assert_allclose(part["statistic"], [t[clusters[k][0]].sum() for k in order])
         np.testing.assert_allclose(part["start"], [TIMES[clusters[k][0][0]] for k in order])
         np.testing.assert_allclose(part["stop"], [TIMES[clusters[k][0][-1]] for k in order])
+
+
+def test_too_few_subjects_for_a_correction_are_said() -> None:
+    six = random_rdms(IDS, seed=3, name=list("abcdef"))
+    message = (
+        r"7 subjects have 128 sign flips, so that no p is below 0.0156, and no p_holm of 6 layers .* 0.0938"
+    )
+    with pytest.warns(UserWarning, match=message):
+        clusters = time_clusters(evaluate(six, measured(7), comparison="corr"))
+    assert clusters["p_holm"].min() >= 0.09375
+
+
+def test_few_subjects_are_said_once() -> None:
+    with pytest.warns(UserWarning, match="nothing can be significant") as notices:
+        time_clusters(evaluate(models(), measured(3), comparison="corr"))
+    assert sum("sign flips" in str(notice.message) for notice in notices) == 1
 
 
 def test_the_true_times_are_a_cluster(scores: Evaluation) -> None:
@@ -351,6 +374,8 @@ def test_the_report_of_scores_over_time(scores: Evaluation, tmp_path: Path) -> N
     assert "Highest means over subjects" in page
     assert "20 times" in page
     assert page.count("<svg") == 1
+    assert page.count("subjects.all 20 times") == 1  # not a row for each time
+    assert "subjects.0.1 s" not in page
 
 
 def _in_lines(path: Path) -> str:
@@ -412,3 +437,11 @@ def test_one_subject_is_said_in_the_singular() -> None:
     scores = evaluate(models(), measured(1), comparison="corr")
     with pytest.raises(NeurordlError, match="has 1 subject in the mean at all times, and 20 times"):
         time_clusters(scores)
+
+
+@pytest.mark.parametrize("n", [5, 6])
+def test_p_of_all_sign_flips_does_not_depend_on_rounding(n: int) -> None:
+    """MNE has the unflipped signs twice, whose t are added up in another order."""
+    for seed in range(20):
+        scores = np.random.default_rng(seed).normal(size=(n, 20)) + 3
+        assert min(ClusterTest().run(scores)[1]) == 2 / 2**n

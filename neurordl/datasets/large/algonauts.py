@@ -29,7 +29,7 @@ from neurordl.errors import NeurordlError
 from neurordl.io import damage_named
 from neurordl.patterns.trials import open_trials
 from neurordl.stimuli import StimulusSet
-from neurordl.validate import check_choice, check_path
+from neurordl.validate import check_choice, check_path, counted
 
 _ACCESS = "Fill in the form of the challenge that https://github.com/gifale95/algonauts_2023 links"
 _ALL_VERTICES = "all-vertices"
@@ -167,6 +167,9 @@ def _regions(layout: Layout, name: str, wanted: str, widths: Sequence[int]) -> d
             raise NeurordlError(
                 f"{path} has shape {sides[-1].shape}, and the responses have {width} vertices"
             )
+        if (most := sides[-1].max()) > (count := len(NSD_ROIS[group])):
+            problem = f"{path} has the label {most:g}, and {group} has {counted(count, 'ROI')}"
+            raise NeurordlError(f"{problem}; unpack the archive of the subject again")
     labels = np.concatenate(sides)
     regions = {label: labels == number for number, label in enumerate(NSD_ROIS[group], 1)}
     regions = {

@@ -82,7 +82,8 @@ def load_bold5000(
         names. LOC and RSC have these names also where a file writes LO or RRSC. "brain" is all voxels that
         have a value in the first trial. Or a mask or atlas on the grid of the betas, as in
         `neurordl.read_patterns`. It is not resampled, and ``CSI1_brainmask.nii.gz`` is not used: users found
-        that the affine of the betas is not true, and that masks do not lie on them.
+        that the affine of the betas is not true (https://github.com/BOLD5000-dataset/BOLD5000/issues/3), and
+        that masks do not lie on them.
     sessions, standardize, cache
         As in `load_nsd`; there are 15 sessions, and 9 of CSI4.
     betas

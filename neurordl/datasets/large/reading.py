@@ -403,5 +403,6 @@ def _images_by_id(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() not in (".png", ".jpg", ".jpeg") or path.name.startswith("."):
             continue
         if (other := images.setdefault(path.stem, path)) != path:
-            raise NeurordlError(f"{other} and {path} would both have the id {path.stem!r}; move one away")
+            problem = f"{other} and {path} would both have the id {path.stem!r}"
+            raise NeurordlError(f"{problem}; pass the folder of one of them, or move one away")
     return images

@@ -574,9 +574,11 @@ def content_of_variables(variables: Mapping[str, Any], name: str | None) -> RDMC
         _add_descriptors(content, group, variables)
     endings = {_ending(key) for key in variables if key != chosen_name and _could_be_rdms(variables[key])}
     for key, value in variables.items():
-        if key in _RESERVED or not (texts := _texts(value)):
+        if (key in _RESERVED and key not in _IDS) or not (texts := _texts(value)):
             continue
-        if _ending(key) == _ending(chosen_name) and key.partition("_")[0].lower() in _IDS:
+        if key in _IDS:
+            content.texts[key] = texts  # labels= may name it, although it is found without
+        elif _ending(key) == _ending(chosen_name) and key.partition("_")[0].lower() in _IDS:
             content.pattern_descriptors.setdefault(
                 "stimulus", texts
             )  # of one participant, as Meadows names them
@@ -702,8 +704,7 @@ def _from_structs(structs: list[Struct]) -> RDMContent:
         elif texts and all(_texts(value) == texts for value in column):
             if name.lower() in _IDS:
                 content.pattern_descriptors.setdefault("stimulus", texts)
-            else:
-                content.texts[name] = texts
+            content.texts[name] = texts
         elif texts and name.lower() in _IDS:
             problem = f"the RDMs name stimuli in the field {name!r}, and not all alike"
             raise NeurordlError(f"{problem}; bring them into one order")

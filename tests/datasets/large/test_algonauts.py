@@ -104,6 +104,9 @@ def test_bad_input(algonauts: Path, tmp_path: Path) -> None:
     np.save(base / "roi_masks" / "rh.streams_challenge_space.npy", np.zeros(26, dtype=int))
     with pytest.raises(NeurordlError, match=r"rh.streams_challenge_space.npy has shape \(26,\)"):
         load_algonauts(folder, 2, "early")
+    np.save(base / "roi_masks" / "rh.streams_challenge_space.npy", np.full(25, 8))
+    with pytest.raises(NeurordlError, match=r"rh.streams_.* has the label 8, and streams has 7 ROIs"):
+        load_algonauts(folder, 2, "early")
     np.save(base / "roi_masks" / "rh.streams_challenge_space.npy", np.array({"a": 1}), allow_pickle=True)
     with pytest.raises(NeurordlError, match="cannot read"):
         load_algonauts(folder, 2, "early")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -55,6 +56,35 @@ def test_a_full_disk_leaves_nothing_in_the_cache(
     with pytest.raises(NeurordlError, match="the disk is full"):
         load_nsd(nsd, 1, "floc-faces", sessions=[1], cache=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_cache_that_several_calls_fill_at_once_or_that_was_interrupted(
+    nsd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(_: int) -> np.ndarray:
+        return np.array(load_nsd(nsd, 1, "floc-faces", sessions=[1, 2], cache=tmp_path).measurements)
+
+    expected = load_nsd(nsd, 1, "floc-faces", sessions=[1, 2]).measurements
+    with ThreadPoolExecutor(4) as pool:
+        for values in pool.map(load, range(4)):
+            np.testing.assert_array_equal(values, expected)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 2
+    for path in files:  # which a call that was killed had not written yet
+        path.unlink()
+        np.testing.assert_array_equal(load(0), expected)
+        assert sorted(tmp_path.iterdir()) == files
+    for path in files:
+        path.unlink()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("neurordl.datasets.large.nsd.values_of_volumes", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            load(0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_standardized_sessions(nsd: Path) -> None:

@@ -63,6 +63,9 @@ def test_labels_may_be_a_variable_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("\n".join(IDS))
     rdms = nrl.rdms_over_time(movie, [0.0, 0.1, 0.2], labels=tmp_path / "ids.txt", subjects="p0")
     assert rdms.pattern_descriptors["stimulus"] == IDS
+    for name in ("ids", "stimuli"):  # variables that are found without labels=
+        known = mat(tmp_path, rdms=square, **{name: np.array(IDS, dtype=object)})
+        assert nrl.load_rdms(known, labels=name).pattern_descriptors["stimulus"] == IDS
 
 
 def test_a_file_is_no_list_of_ids(tmp_path: Path) -> None:
