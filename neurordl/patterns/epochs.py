@@ -78,9 +78,8 @@ def read_epochs(
     ------
     NeurordlError
         There are no ids or times where they are needed, or they do not fit; evoked responses are standard
-        errors; channels are of several types and
-        were not picked; runs differ in their subjects, channels or times; a file is damaged; or MNE is not
-        installed.
+        errors; channels are of several types and were not picked; a list of names is given for several files;
+        these differ in their subjects, channels or times; a file is damaged; or MNE is not installed.
 
     Examples
     --------

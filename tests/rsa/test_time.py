@@ -284,6 +284,8 @@ def test_bad_input_of_tests_over_time(scores: Evaluation) -> None:
         latencies(scores, ClusterTest(threshold="tfce"))
     with pytest.raises(NeurordlError, match="no time of the scores"):
         latencies(scores, within=(5.0, 6.0))
+    with pytest.raises(NeurordlError, match="exchange them"):
+        latencies(scores, within=(0.4, 0.0))
     with pytest.warns(UserWarning, match="nothing can be significant"):
         time_clusters(evaluate(models(), measured(3)))
     constant = measured()
