@@ -649,7 +649,9 @@ def test_maps_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         nrl.second_level({"a": volume, "b": people["sub-01"]}, test=quick)
     moved = PolyMesh(**{s: InMemoryMesh(x + 1, f) for s, (x, f) in MESHES.items()})
     own = SurfaceImage(moved, people["sub-02"].data.parts)  # each person's own anatomy, the same triangles
-    assert nrl.second_level({**people, "sub-02": own}, test=quick).inside.sum() == 76
+    said = r"meshes have other coordinates than that of sub-01, from which .* \(1 subject: sub-02\)"
+    with pytest.warns(UserWarning, match=said):
+        assert nrl.second_level({**people, "sub-02": own}, test=quick).inside.sum() == 76
     assert map_tests.MapTest is nrl.MapTest
     monkeypatch.setitem(__import__("sys").modules, "mne.stats", None)
     with pytest.raises(
