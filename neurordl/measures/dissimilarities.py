@@ -32,6 +32,7 @@ from neurordl.measures.kernels.distances import (
 from neurordl.validate import check_choice
 
 Precision = Literal["none", "optional", "required"]
+_PRODUCTS = 1 << 24  # inner products of runs up to which they are computed at once
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ class Dissimilarity:
     function
         Maps patterns, a tensor (..., stimuli, channels), or (..., runs, stimuli, channels) if it
         ``needs_runs``, to condensed RDMs (..., pairs). It takes the argument ``precision``, (channels,
-        channels), unless that is "none", and the argument ``counts``, (runs, stimuli), if it is
-        ``unbalanced``.
+        channels), unless that is "none", the argument ``counts``, (runs, stimuli), if it is ``unbalanced``,
+        and ``stimuli`` if it is ``compact``.
     aliases
         Other names that files and papers use for it. Letter case, blanks, punctuation and the word "distance"
         are ignored.
@@ -97,6 +98,10 @@ class Dissimilarity:
     unbalanced
         For a function that needs runs: whether stimuli may be measured more often in some runs than in
         others.
+    compact
+        For a function with unbalanced runs: whether patterns may be (..., runs, k, channels), those of the
+        stimuli of each run alone, with their numbers as the argument ``stimuli``, (runs, k). Runs of fewer
+        than k stimuli are filled with the number of stimuli. It saves memory where runs are many.
     precision
         Whether the inverse of a noise covariance is "required", "optional", or not accepted ("none").
     whitened_by_root
@@ -133,6 +138,7 @@ class Dissimilarity:
     written: str = ""
     needs_runs: bool = False
     unbalanced: bool = False
+    compact: bool = False
     precision: Precision = "none"
     whitened_by_root: bool = False
     rates: bool = False
@@ -159,7 +165,7 @@ class Dissimilarity:
             The function returned no tensor, or one of another shape.
         """
         rdms = self.function(patterns, *args, **kwargs)
-        n = patterns.shape[-2]
+        n = kwargs["counts"].shape[-1] if "stimuli" in kwargs else patterns.shape[-2]
         expected = (*patterns.shape[: -3 if self.needs_runs else -2], n * (n - 1) // 2)
         if not isinstance(rdms, Tensor) or rdms.shape != expected:
             is_tensor = isinstance(rdms, Tensor)
@@ -309,7 +315,12 @@ def poisson_rates(
     return rates, torch.where(positive, rates, 1.0).log().masked_fill(~positive, torch.nan)
 
 
-def crossnobis(patterns: Tensor, precision: Tensor | None = None, counts: Tensor | None = None) -> Tensor:
+def crossnobis(
+    patterns: Tensor,
+    precision: Tensor | None = None,
+    counts: Tensor | None = None,
+    stimuli: Tensor | None = None,
+) -> Tensor:
     """Cross-validated squared Mahalanobis distance divided by the number of channels.
 
     One run is left out at a time: the distance is the mean over runs of the inner product of this run's
@@ -328,6 +339,9 @@ def crossnobis(patterns: Tensor, precision: Tensor | None = None, counts: Tensor
         with a count of 0 are ignored. Inner products of patterns are then means over all pairs of
         measurements from different runs. Unlike the balanced distance, these depend on a pattern that a run
         adds to all stimuli, so remove it first.
+    stimuli
+        (runs, k), with counts: the numbers of the stimuli in each run, if patterns are (..., runs, k,
+        channels); n where a run has fewer than k.
 
     Returns
     -------
@@ -342,10 +356,11 @@ def crossnobis(patterns: Tensor, precision: Tensor | None = None, counts: Tensor
     """
     patterns = _with_runs(patterns, "crossnobis", "mahalanobis or euclidean")
     if counts is not None:  # sums over all pairs of measurements less those within a run
-        sums = torch.where(counts[..., None] > 0, patterns, 0) * counts[..., None]
+        weights = _weights(counts, stimuli)
+        sums = torch.where(weights > 0, patterns, 0) * weights
         if precision is not None:
             sums = exact_product(sums, factor_of(precision.detach(), patterns.shape[-1]).to(sums))
-        return _from_inner(_across_runs(sums, sums, counts) / patterns.shape[-1])
+        return _from_inner(_across_runs(sums, sums, counts, stimuli) / patterns.shape[-1])
     if precision is not None:
         patterns = whiten(patterns, precision)
     runs, channels = patterns.shape[-3], patterns.shape[-1]
@@ -356,7 +371,11 @@ def crossnobis(patterns: Tensor, precision: Tensor | None = None, counts: Tensor
 
 
 def poisson_cv(
-    patterns: Tensor, counts: Tensor | None = None, prior_lambda: float = 1.0, prior_weight: float = 0.1
+    patterns: Tensor,
+    counts: Tensor | None = None,
+    prior_lambda: float = 1.0,
+    prior_weight: float = 0.1,
+    stimuli: Tensor | None = None,
 ) -> Tensor:
     """Cross-validated symmetrized KL divergence of Poisson rates divided by the number of channels.
 
@@ -372,15 +391,21 @@ def poisson_cv(
         (runs, n) as for `crossnobis`.
     prior_lambda, prior_weight
         As for `poisson`.
+    stimuli
+        (runs, k) as for `crossnobis`.
     """
     patterns = _with_runs(patterns, "poisson_cv", "poisson")
     if counts is None:
         counts = patterns.new_ones(patterns.shape[-3:-1])
-    rates, logs = poisson_rates(torch.where(counts[..., None] > 0, patterns, 1), prior_lambda, prior_weight)
-    weights = counts[..., None]
-    inner = _across_runs(rates * weights, logs * weights, counts)
+    weights = _weights(counts, stimuli)
+    rates, logs = poisson_rates(torch.where(weights > 0, patterns, 1), prior_lambda, prior_weight)
+    inner = _across_runs(rates * weights, logs * weights, counts, stimuli)
     # the product of a measurement with itself, which cancels where runs are balanced
-    with_itself = (rates * logs).sum(-1) * counts
+    with_itself = (rates * logs * weights).sum(-1)
+    if stimuli is not None:
+        n = counts.shape[-1]
+        spread = with_itself.new_zeros((*with_itself.shape[:-1], n + 1))
+        with_itself = spread.scatter_add(-1, stimuli.expand(with_itself.shape), with_itself)[..., :n]
     shared = with_itself.mT @ (counts.sum(-2) - counts)
     inner = inner - (shared + shared.mT) / 2 / _pairs_across_runs(counts)
     return _from_inner(inner) / patterns.shape[-1]
@@ -394,11 +419,41 @@ def _with_runs(patterns: Tensor, name: str, alternative: str) -> Tensor:
     return patterns
 
 
-def _across_runs(left: Tensor, right: Tensor, counts: Tensor) -> Tensor:
+def _weights(counts: Tensor, stimuli: Tensor | None) -> Tensor:
+    """How many measurements each pattern is the mean of, (runs, n or k, 1)."""
+    if stimuli is not None:
+        counts = torch.nn.functional.pad(counts, (0, 1)).gather(-1, stimuli)
+    return counts[..., None]
+
+
+def _across_runs(left: Tensor, right: Tensor, counts: Tensor, stimuli: Tensor | None = None) -> Tensor:
     """Mean inner product over pairs of measurements from different runs, (..., n, n), from sums of them."""
+    runs, n = counts.shape
     with full_precision(left.device):
-        total = left.sum(-3) @ right.sum(-3).mT - (left @ right.mT).sum(-3)
+        if stimuli is not None:
+            sums = [_sum_by(stimuli, side, n) for side in (left, right)]
+            total = sums[0] @ sums[1].mT - _sum_by_pair(stimuli, left @ right.mT, n)
+        elif runs * n * n <= _PRODUCTS:
+            total = left.sum(-3) @ right.sum(-3).mT - (left @ right.mT).sum(-3)
+        else:  # one after another, since n x n is large
+            total = left.sum(-3) @ right.sum(-3).mT
+            for run in range(runs):
+                total = total - left[..., run, :, :] @ right[..., run, :, :].mT
     return total / _pairs_across_runs(counts)
+
+
+def _sum_by(stimuli: Tensor, patterns: Tensor, n: int) -> Tensor:
+    """Sums of patterns (..., runs, k, channels) of the same stimulus, (..., n, channels)."""
+    sums = patterns.new_zeros((*patterns.shape[:-3], n + 1, patterns.shape[-1]))
+    return sums.index_add(-2, stimuli.flatten(), patterns.flatten(-3, -2))[..., :n, :]
+
+
+def _sum_by_pair(stimuli: Tensor, products: Tensor, n: int) -> Tensor:
+    """Sums of products (..., runs, k, k) of the same two stimuli, (..., n, n)."""
+    pairs = stimuli[:, :, None] * (n + 1) + stimuli[:, None, :]
+    sums = products.new_zeros((*products.shape[:-3], (n + 1) ** 2))
+    sums = sums.index_add(-1, pairs.flatten(), products.flatten(-3))
+    return sums.reshape(*sums.shape[:-1], n + 1, n + 1)[..., :n, :n]
 
 
 def _pairs_across_runs(counts: Tensor) -> Tensor:
@@ -461,6 +516,7 @@ _EACH = (
         ("cross-validated mahalanobis", "LDC", "linear discriminant contrast"),
         needs_runs=True,
         unbalanced=True,
+        compact=True,
         precision="optional",
         kernel=euclidean,
         unit=_PER_CHANNEL,
@@ -479,6 +535,7 @@ _EACH = (
         ("cross-validated poisson",),
         needs_runs=True,
         unbalanced=True,
+        compact=True,
         rates=True,
         unit="KL divergence per channel",
     ),

@@ -211,7 +211,7 @@ def match_tables(images: Sequence[str], tables: Sequence[Table], name: str) -> l
     Warns
     -----
     UserWarning
-        Tables are matched by order, and the names of the files do not confirm it.
+        Tables are matched by order, and the names of the files do not confirm it; or some are of no image.
 
     Raises
     ------
@@ -230,7 +230,11 @@ def match_tables(images: Sequence[str], tables: Sequence[Table], name: str) -> l
         if absent := [image_id for image_id in image_ids if image_id not in table_ids]:
             problem = f"there are no {name} of the image {absent[0]}: the {name} are of {listed(table_ids)}"
             raise NeurordlError(f"{problem}; check the paths, pass the {name} of this image, or leave it out")
-        positions = match_ids(image_ids, table_ids, names=("images", name)).index.tolist()
+        match = match_ids(image_ids, table_ids, names=("images", name))
+        positions = match.index.tolist()
+        if match.unused:
+            counts = f"{len(match.unused)} of {len(tables)} tables of {name}"
+            notify(f"{counts} are of no image and are not used: {listed(match.unused)}")
     elif len(tables) != len(images):
         counts = f"there are {len(images)} images, but the number of {name} files or tables is {len(tables)}"
         raise NeurordlError(f"{counts}; pass one for each image, in the same order")

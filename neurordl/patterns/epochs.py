@@ -16,7 +16,7 @@ import numpy.typing as npt
 from rsatoolbox.data import TemporalDataset
 
 from neurordl.arrays import Floats, check_times
-from neurordl.errors import NeurordlError, explain, notify
+from neurordl.errors import NeurordlError, each_notice_once, explain, notify
 from neurordl.ids import is_missing
 from neurordl.patterns.bids import parse_name
 from neurordl.validate import listed
@@ -298,12 +298,14 @@ def _column(epochs: Any, values: Names, name: str, label: str) -> list[Any]:
             raise NeurordlError(f"{name}={values!r} is no column of the metadata of {label}: {has}")
         return list(epochs.metadata[values])
     if values is not None and len(values) == len(epochs.drop_log) != len(epochs):
+        values = list(values)  # of a Series, too, by position and not by its index
         return [values[k] for k in epochs.selection]
     return _listed(values, name, len(epochs), label)
 
 
 def _of_evoked(parts: Sequence[Any], label: str, stimulus: Names, run: Names, picks: Names) -> _Trials:
-    picked = [_picked(evoked.copy(), label, picks) for evoked in parts]
+    with each_notice_once():
+        picked = [_picked(evoked.copy(), label, picks) for evoked in parts]
     for evoked in picked[1:]:
         if evoked.ch_names != picked[0].ch_names or not np.array_equal(evoked.times, picked[0].times):
             problem = f"{evoked.comment!r} of {label} has other channels or times than {picked[0].comment!r}"

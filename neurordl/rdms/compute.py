@@ -214,7 +214,8 @@ def compute_rdms(
         A Dataset lacks stimuli that others have. A cross-validated dissimilarity is computed from stimuli
         that were measured in a single run, or from unbalanced runs with a mean pattern that was not removed.
         The patterns of all stimuli are nearly the same, because they share a mean pattern. Measurements hold
-        NaN or infinity, or patterns are constant, so that pairs are undefined.
+        NaN or infinity, or patterns are constant, so that pairs are undefined. Samples fill no window, or the
+        length of windows is rounded.
 
     Raises
     ------
@@ -265,6 +266,7 @@ def compute_rdms(
     described.pop(PROVENANCE, None)
     records = [parsed_record(row[PROVENANCE]) for row in each if PROVENANCE in row]
     stimuli = tuple(dict.fromkeys(stimulus for source in sources for stimulus in source.ids))
+    _warn_of_windows(sources)
     _warn_of_stimuli(sources, stimuli)
     check_runs(sources, measure)
     shape = (len(rows), len(stimuli) * (len(stimuli) - 1) // 2)
@@ -440,6 +442,16 @@ def _check_noise(measure: Dissimilarity, precision: npt.ArrayLike | None, noise:
         raise NeurordlError(f"Noise(by='run') {problem}, and not for {measure}")
 
 
+def _warn_of_windows(sources: Sequence[Source]) -> None:
+    """Say once of all Datasets alike what was rounded or left out of their times."""
+    alike: dict[str, list[Source]] = {}
+    for source in sources:
+        for remark in source.placed.remarks if isinstance(source, WindowSource) else ():
+            alike.setdefault(remark, []).append(source)
+    for remark, those in alike.items():
+        notify(f"{labels_of(those)}: {remark}")
+
+
 def _warn_of_stimuli(sources: Sequence[Source], stimuli: Sequence[str]) -> None:
     for source in sources:
         if len(source.ids) < len(stimuli):
@@ -611,6 +623,10 @@ def _by_function(measure: Dissimilarity, source: Source, whitening: _Whitening) 
             term = "Noise by run" if whitening.covariances else measure
             problem = f"{term} needs every stimulus equally often in every run, and {source.label} is not so"
             raise NeurordlError(f"{problem}; take by='pooled', or leave stimuli or runs out")
+        if measure.compact and source.sparse and not whitening.covariances:
+            cells, options = source.compact()
+            cells = check_rates(cells, measure, source.label)
+            return _distances(measure, source, cells, whitening.precision, options)
         cells = check_rates(source.by_run(), measure, source.label)
         if whitening.covariances:
             # the mean over pairs of runs, each with the inverse of their mean covariance

@@ -93,7 +93,7 @@ def select_rdms(
             wanted[name] = value
     chosen = _choose(rdms, wanted)
     vectors = np.asarray(rdms.dissimilarities)[chosen]
-    described = {name: [values[row] for row in chosen] for name, values in rdms.rdm_descriptors.items()}
+    described = rows_of_descriptors(rdms.rdm_descriptors, chosen)
     described.pop("index", None)
     if average is not None:
         vectors, described = _average(vectors, described, (average,) if isinstance(average, str) else average)
@@ -175,7 +175,7 @@ def rdms_by_place(
             notify(f"{len(few)} of {len(rows)} times are not those of all {people} subjects: {at}")
         for time in sorted(rows):
             label = ", ".join(filter(None, [name, f"{time:.9g} s"]))
-            described = {key: [x[k] for k in rows[time]] for key, x in part.rdm_descriptors.items()}
+            described = rows_of_descriptors(part.rdm_descriptors, rows[time])
             with explain(f"the RDMs at {label}", NeurordlError):
                 chosen = check_one_per_subject(_like(part, vectors[rows[time]], described))
             places[label] = chosen, name, time
@@ -208,6 +208,22 @@ def _of_rois(
         return [("", chosen)]
     names = [roi] if isinstance(roi, str) else list(roi or dict.fromkeys(descriptor_values(chosen, "roi")))
     return [(name, select_rdms(chosen, roi=name)) for name in names]
+
+
+def rows_of_descriptors(descriptors: Mapping[str, Any], rows: Iterable[int]) -> dict[str, list[Any]]:
+    """Values of some rows of descriptors by position: a Series of a table would be read by its index."""
+    places = list(rows)
+    return {
+        name: [values[k] for k in places]
+        for name, values in zip(descriptors, map(list, descriptors.values()), strict=True)
+    }
+
+
+def rdm_of_row(rdms: RDMs, row: int) -> RDMs:
+    """The RDM of a row as RDMs; rsatoolbox reads a descriptor that is a Series by its index."""
+    return _like(
+        rdms, np.asarray(rdms.dissimilarities)[[row]], rows_of_descriptors(rdms.rdm_descriptors, [row])
+    )
 
 
 def descriptor_values(rdms: RDMs, name: str) -> list[str]:
@@ -341,10 +357,8 @@ def take_rows(dataset: Any, rows: Sequence[int] | Ints) -> Any:
     result.n_obs = len(rows)
     result.descriptors = dict(dataset.descriptors)
     result.channel_descriptors = dict(dataset.channel_descriptors)
-    result.obs_descriptors = {
-        name: values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
-        for name, values in dataset.obs_descriptors.items()
-    }
+    arrays = {name: x[rows] for name, x in dataset.obs_descriptors.items() if isinstance(x, np.ndarray)}
+    result.obs_descriptors = rows_of_descriptors(dataset.obs_descriptors, rows) | arrays
     return result
 
 

@@ -32,6 +32,7 @@ _WINDOWS_AT_ONCE = 1 << 24  # bytes of measurements, and of distances, in the wi
 _NEXT = 1e-3  # of the interval between samples: up to here two times are the same
 # ratio of the energy of a run's mean to what averaged noise alone has, from which there is a mean
 _CHANCE = 4.0
+_SPARSE = 0.5  # share of stimuli and runs from which patterns by run are stored with their gaps
 _FLAT = 1e-12  # spread of a constant channel, relative to its values: rounding
 _DTYPES = {np.dtype(np.float64): torch.float64, np.dtype(np.float32): torch.float32}
 
@@ -232,9 +233,9 @@ class Source:
         """Mean patterns of stimuli, (stimuli, channels), or as `WindowSource` says."""
         if self.removed is None and len(self.stimulus) == len(self.ids):
             return self._direct(self.order[stimuli])
-        sums, counts = self._sums(stimuli)
-        means = sums.sum(axis=1)
-        means /= counts.sum(axis=1)[:, None].astype(means.dtype)
+        sums, counts = self._sums(stimuli, by_run=False)
+        means = sums[:, 0]
+        means /= counts.astype(means.dtype)
         return self._tensor(means)
 
     def by_run(self, stimuli: Stimuli = slice(None)) -> Tensor:
@@ -248,6 +249,50 @@ class Source:
         with np.errstate(invalid="ignore"):
             means = sums / np.where(counts > 0, counts, np.nan).astype(sums.dtype)[:, :, None]
         return self._tensor(np.ascontiguousarray(means.transpose(1, 0, 2)))
+
+    @property
+    def sparse(self) -> bool:
+        """Whether most stimuli were not measured in most runs, so that `compact` takes less memory."""
+        return bool((self.counts > 0).mean() < _SPARSE)
+
+    def compact(self, stimuli: Stimuli = slice(None)) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean patterns of the stimuli that each run has, and the options by which a measure knows them.
+
+        Returns
+        -------
+        patterns, options
+            (runs, k, channels), without runs that have none of the stimuli, and 0 where a run has fewer than
+            k; ``counts``, (runs, stimuli), of the type of the patterns, and ``stimuli``, (runs, k).
+        """
+        counts = self.counts[stimuli].T
+        means, run, place = self.measured(stimuli)
+        used, run = np.unique(run, return_inverse=True)
+        lengths = np.bincount(run)
+        slot = np.arange(len(run)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        patterns = np.zeros((len(used), lengths.max(), self.row_size), means.dtype)
+        patterns[run, slot] = means
+        numbers = np.full(patterns.shape[:2], counts.shape[1])
+        numbers[run, slot] = place
+        tensor = self._tensor(patterns)
+        options = {"counts": torch.from_numpy(counts[used]).to(tensor), "stimuli": torch.from_numpy(numbers)}
+        return tensor, options
+
+    def measured(self, stimuli: Stimuli = slice(None)) -> tuple[npt.NDArray[Any], Places, Places]:
+        """Mean patterns of stimuli in the runs that have them, one run after another, and which these are.
+
+        Returns
+        -------
+        means, run, place
+            (patterns, channels), the number of the run of each pattern, and the place of its stimulus.
+        """
+        chosen = np.arange(len(self.ids))[stimuli]
+        run, place = np.nonzero(self.counts[chosen].T)
+        cells = chosen[place] * len(self.runs) + run
+        number = self.counts.ravel()[cells]
+        ends = np.cumsum(number)
+        rows = np.arange(ends[-1]) + np.repeat(self.starts[cells] - ends + number, number)
+        sums = np.add.reduceat(self._read_centered(self.order[rows]), ends - number, axis=0)
+        return sums / number[:, None].astype(sums.dtype), run, place
 
     def each_run(self, stimuli: Stimuli, runs: Sequence[int]) -> list[Tensor]:
         """Mean patterns of stimuli in each of some runs; views of the measurements where they can be."""
@@ -270,19 +315,20 @@ class Source:
     def within(self) -> tuple[Floats, float]:
         """Return measurements less the mean of their stimulus, and their degrees of freedom."""
         rows = np.arange(len(self.stimulus))
-        sums, counts = self._sums(slice(None))
-        means = sums.sum(axis=1) / counts.sum(axis=1)[:, None]
+        sums, counts = self._sums(slice(None), by_run=False)
+        means = sums[:, 0] / counts
         lost = len(self.ids) + (len(self.runs) - 1 if self.center == "run" else 0)
         return self._read_centered(rows) - means[self.stimulus], len(rows) - lost
 
-    def _sums(self, stimuli: Stimuli) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Sums of measurements by stimulus and run, (stimuli, runs, channels), and how many they are."""
-        runs = len(self.runs)
+    def _sums(self, stimuli: Stimuli, by_run: bool = True) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Sums of measurements by stimulus and run, (stimuli, runs or 1, channels), and how many they are."""
+        runs = len(self.runs) if by_run else 1
+        starts = self.starts[:: len(self.runs) // runs]
         chosen = np.arange(len(self.ids))[stimuli]
         cells = (chosen[:, None] * runs + np.arange(runs)).ravel()
-        counts = self.counts.ravel()[cells]
+        counts = np.diff(starts)[cells]
         ends = np.cumsum(counts)
-        rows = np.arange(ends[-1]) + np.repeat(self.starts[cells] - ends + counts, counts)
+        rows = np.arange(ends[-1]) + np.repeat(starts[cells] - ends + counts, counts)
         measured = self._read_centered(self.order[rows])
         if (counts == counts[0]).all():
             sums = measured.reshape(len(cells), counts[0], -1)
@@ -397,42 +443,46 @@ class Windows:
         if not len(inside):
             raise NeurordlError(f"no sample of {label} is from {self.start} to {self.stop} s; widen it")
         if self.width is None:
-            return Placed(int(inside[0]), 1, len(inside), 1, times[inside])
+            return Placed(int(inside[0]), 1, len(inside), 1, times[inside], [])
         if (np.abs(np.diff(times) - interval) > 0.01 * interval).any():
             problem = f"the samples of {label} are not equally far apart, so a window has no width"
             raise NeurordlError(f"{problem}; resample them, or leave out width=")
-        n = _samples(self.width, interval, label)
-        step = n if self.step in (None, self.width) else _samples(self.step, interval, label)
+        remarks = list[str]()
+        n, step = (_samples(x, interval, label, remarks) for x in (self.width, self.step or self.width))
         if n > len(inside):
             extent = f"{len(inside)} samples ({len(inside) * interval:g} s)"
             raise NeurordlError(f"width={self.width:g} is longer than the {extent} of {label}; shorten it")
         count = (len(inside) - n) // step + 1
         if rest := len(inside) - (count - 1) * step - n:
-            notify(f"{label}: the last {rest} of {len(inside)} samples fill no window and are left out")
+            remarks.append(f"the last {rest} of {len(inside)} samples fill no window and are left out")
         starts = inside[0] + step * np.arange(count)
         centers = times[starts[:, None] + np.arange(n)].mean(axis=1)
-        return Placed(int(inside[0]), step, count, n, np.round(centers, 9))
+        return Placed(int(inside[0]), step, count, n, np.round(centers, 9), list(dict.fromkeys(remarks)))
 
 
 class Placed(NamedTuple):
-    """Windows on samples: the first sample, samples between starts, windows, samples of each, their times."""
+    """Windows on samples: the first sample, samples between starts, windows, samples of each, their times.
+
+    ``remarks`` say what was rounded or left out.
+    """
 
     first: int
     step: int
     n_windows: int
     n_samples: int
     times: Floats
+    remarks: list[str]
 
 
-def _samples(seconds: float, interval: float, label: str) -> int:
-    """How many samples a time is, rounded."""
+def _samples(seconds: float, interval: float, label: str, remarks: list[str]) -> int:
+    """How many samples a time is, rounded, which is remarked."""
     number = round(seconds / interval)
     if number < 1:
         problem = f"{seconds:g} s is shorter than the interval between samples of {label}"
         raise NeurordlError(f"{problem}, {interval:g} s; take a longer window or step")
     if abs(number - seconds / interval) > 0.01:
         rounded = f"{number} samples, {number * interval:g} s"
-        notify(f"{label}: {seconds:g} s of a window or step are rounded to {rounded}")
+        remarks.append(f"{seconds:g} s of a window or step are rounded to {rounded}")
     return number
 
 
@@ -486,6 +536,11 @@ class WindowSource(Source):
         return 1 if self.average else self.placed.n_samples
 
     @property
+    def sparse(self) -> bool:
+        """False: epochs have few runs, and their patterns by run are stored with gaps."""
+        return False
+
+    @property
     def many_samples(self) -> bool:
         """Whether patterns have an axis of samples."""
         return self._n_kept > 1
@@ -513,7 +568,7 @@ class WindowSource(Source):
         placed = windows.place(self.all_times, self.label)
         for k, time in enumerate(placed.times):
             part = copy.copy(self)
-            part._place(Placed(placed.first + k, 1, 1, 1, np.array([time])))
+            part._place(Placed(placed.first + k, 1, 1, 1, np.array([time]), []))
             part.removed = None
             yield part.centered(self.center)
 
@@ -666,6 +721,8 @@ def _depends_on_run_means(source: Source) -> bool:
     if source.center == "run" or not (source.counts != source.counts[:1]).any():
         return False
     n = (source.counts > 0).sum(axis=0)
+    if source.sparse:
+        return _has_run_means(n, *_sums_of_runs(source))
     step = max(1, _AT_ONCE // (8 * source.row_size * len(source.runs)))
     for block in source.blocks() if isinstance(source, WindowSource) else (source,):
         totals, squares = np.zeros(()), np.zeros(())
@@ -676,11 +733,29 @@ def _depends_on_run_means(source: Source) -> bool:
             cells = np.where(measured.reshape(shape), cells, 0)
             totals = totals + cells.sum(axis=-2).reshape(len(n), -1)
             squares = squares + np.square(cells).reshape(len(n), -1).sum(axis=1)
-        means = np.square(totals / np.maximum(n, 1)[:, None]).sum(axis=1)
-        by_chance = (squares - n * means) / np.maximum(n * (n - 1), 1)
-        if ((n > 1) & (means > _CHANCE * by_chance)).any():
+        if _has_run_means(n, totals, squares):
             return True
     return False
+
+
+def _has_run_means(n: Places, totals: Floats, squares: Floats) -> bool:
+    """Whether a run of n patterns, with their sum and their sum of squares, has a mean that is no noise."""
+    means = np.square(totals / np.maximum(n, 1)[:, None]).sum(axis=1)
+    by_chance = (squares - n * means) / np.maximum(n * (n - 1), 1)
+    return bool(((n > 1) & (means > _CHANCE * by_chance)).any())
+
+
+def _sums_of_runs(source: Source) -> tuple[Floats, Floats]:
+    """Sum of the patterns of each run, (runs, channels), and the sum of their squares."""
+    totals, squares = np.zeros((len(source.runs), source.row_size)), np.zeros(len(source.runs))
+    of_stimulus = (source.counts > 0).sum() / len(source.ids)
+    step = max(1, int(_AT_ONCE / (8 * source.row_size * of_stimulus)))
+    for start in range(0, len(source.ids), step):
+        means, run, _ = source.measured(slice(start, start + step))
+        used, first = np.unique(run, return_index=True)
+        totals[used] += np.add.reduceat(means, first, axis=0)
+        squares += np.bincount(run, np.square(means).sum(axis=1), len(squares))
+    return totals, squares
 
 
 def _gaps(source: Source) -> str:

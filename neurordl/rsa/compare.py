@@ -22,6 +22,7 @@ from neurordl.measures.condensed import missing_groups, n_stimuli
 from neurordl.rdms.selection import (
     check_one_per_subject,
     descriptor_values,
+    rdm_of_row,
     reindex,
     stimulus_ids,
     subject_names,
@@ -449,5 +450,5 @@ def models_by_time(
             label = ", ".join(filter(None, [name, f"{time:.9g} s"]))
             if label in models:
                 raise NeurordlError(f"model {name!r} has two RDMs at {time:.9g} s; average or select them")
-            models[label], labels[label] = rdms[row], (name, time)
+            models[label], labels[label] = rdm_of_row(rdms, row), (name, time)
     return models, labels

@@ -228,7 +228,7 @@ def time_clusters(
     columns[2:2] = ["model_start", "model_stop"] if in_plane else []
     rows: list[list[object]] = []
     for n_subjects in sorted({len(scores) for *_, scores in courses}):
-        warn_of_few(n_subjects, "two-sided", test.alpha)  # MNE has the unflipped signs twice
+        warn_of_few(n_subjects, "two-sided", test.alpha, len(courses))  # MNE has the unflipped signs twice
     for layer, roi, axes, scores in courses:
         for cluster, p, statistic in _clusters(test, scores):
             places = np.unravel_index(cluster, scores.shape[1:])
@@ -415,12 +415,15 @@ def _checked(table: pd.DataFrame, layer: str) -> list[Floats]:
     return [index.unique(level).to_numpy(np.float64) for level in range(index.nlevels)]
 
 
-def warn_of_few(n_subjects: int, tail: str, alpha: float) -> None:
+def warn_of_few(n_subjects: int, tail: str, alpha: float, n_courses: int = 1) -> None:
     """Say so if nothing can be significant, since so few subjects have few sign flips."""
     smallest = 1 / 2 ** (n_subjects - (tail == "two-sided"))
+    counts = f"{n_subjects} subjects have {2**n_subjects} sign flips, so that no p is below {smallest:.3g}"
     if smallest >= alpha:
-        counts = f"{n_subjects} subjects have {2**n_subjects} sign flips"
-        notify(f"{counts}, so that no p is below {smallest:.3g}; nothing can be significant")
+        notify(f"{counts}; nothing can be significant")
+    elif n_courses * smallest >= alpha:
+        corrected = f"no p_holm of {n_courses} layers and ROIs below {n_courses * smallest:.3g}"
+        notify(f"{counts}, and {corrected}: nothing can be significant with it; test fewer layers or ROIs")
 
 
 def _clusters(test: ClusterTest, scores: Floats) -> list[tuple[Ints, float, float]]:

@@ -208,6 +208,8 @@ class PatternTeacher(ById, Teacher):
         if not self.dissimilarity.needs_runs:
             return source.patterns(numbers), {}
         counts = source.counts[numbers]
+        if self.dissimilarity.compact and (counts > 0).sum() * 2 < counts.any(axis=0).sum() * len(numbers):
+            return source.compact(numbers)
         used = torch.from_numpy(np.flatnonzero(counts.any(axis=0)))
         patterns = source.by_run(numbers)
         patterns = patterns if len(used) == len(patterns) else patterns[used]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from neurordl.measures.dissimilarities import (
     euclidean_root,
     find_dissimilarity,
     mahalanobis,
+    poisson_cv,
 )
 from neurordl.measures.kernels.distances import squared_distances, whiten
 
@@ -614,3 +616,33 @@ def test_no_warning_comes_out_of_it() -> None:
         for name in PLAIN:
             x = spoil(torch.randn(5, 6), "nan").requires_grad_()
             DISSIMILARITIES[name](x).nansum().backward()
+
+
+@pytest.mark.parametrize("function", [crossnobis, poisson_cv])
+def test_patterns_of_the_stimuli_of_each_run_alone(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of 3, 2, 4 and 2 of 5 stimuli, with several times and their gradients."""
+    rng = np.random.default_rng(0)
+    counts = torch.tensor(
+        [[1, 0, 2, 1, 0], [0, 1, 0, 0, 1], [1, 1, 0, 3, 2], [0, 2, 1, 0, 0]], dtype=torch.float64
+    )
+    stimuli = torch.full((4, 4), 5)
+    patterns = torch.zeros(2, 4, 4, 3, dtype=torch.float64)
+    whole = torch.full((2, 4, 5, 3), torch.nan, dtype=torch.float64)
+    for run, row in enumerate(counts):
+        numbers = row.nonzero()[:, 0]
+        values = torch.from_numpy(rng.gamma(2, size=(2, len(numbers), 3)))
+        stimuli[run, : len(numbers)], patterns[:, run, : len(numbers)] = numbers, values
+        whole[:, run, numbers] = values
+    expected = function(whole, counts=counts)
+    assert torch.isfinite(expected).any()
+    ours = function(patterns, counts=counts, stimuli=stimuli)
+    torch.testing.assert_close(ours, expected, equal_nan=True, rtol=1e-12, atol=1e-12)
+    measure = DISSIMILARITIES[function.__name__]
+    torch.testing.assert_close(measure(patterns, counts=counts, stimuli=stimuli), ours, equal_nan=True)
+    defined = expected.isfinite()
+    patterns.requires_grad_()
+    assert gradcheck(lambda x: function(x, counts=counts, stimuli=stimuli)[defined], patterns)
+    monkeypatch.setattr("neurordl.measures.dissimilarities._PRODUCTS", 0)  # run after run
+    torch.testing.assert_close(
+        function(whole, counts=counts), expected, equal_nan=True, rtol=1e-12, atol=1e-12
+    )

@@ -70,6 +70,12 @@ def test_dropped_epochs_are_counted_and_ids_follow() -> None:
     with pytest.warns(UserWarning, match="dropped"):
         named = read_epochs(source, [f"image{k}" for k in range(6)])
     assert list(named.obs_descriptors["stimulus"]) == [f"image{k}" for k in kept]
+    # a Series is taken by position, whatever its index, such as that of a sorted table
+    series = pd.Series([f"image{k}" for k in range(6)], index=[3, 1, 2, 0, 5, 4])
+    with pytest.warns(UserWarning, match="dropped"):
+        named = read_epochs(source, series, run=pd.Series(range(6), index=range(1, 7)))
+    assert list(named.obs_descriptors["stimulus"]) == [f"image{k}" for k in kept]
+    assert list(named.obs_descriptors["run"]) == [str(k) for k in kept]
     with pytest.raises(NeurordlError, match="has 5 values, and the epochs has 4 trials"):
         read_epochs(source, ["a"] * 5)
     source.drop([0, 1, 2, 3], verbose="ERROR")
@@ -199,6 +205,13 @@ def test_what_is_missing_for_noise_and_cross_validation() -> None:
     with pytest.warns(UserWarning, match="rounded to") as notices:
         compute_rdms(trials, "euclidean", windows=Windows(width=2.4))
     assert sum("rounded" in str(notice.message) for notice in notices) == 1
+    with pytest.warns(UserWarning, match="Dataset 0 and 2 more: the last 2 of 30 samples") as notices:
+        compute_rdms([trials] * 3, "euclidean", windows=Windows(width=4))
+    assert len(notices) == 1
+    evoked = [epochs(bad=True)[name].average() for name in CODES]
+    with pytest.warns(UserWarning, match="marked as bad and left out") as notices:
+        read_epochs(evoked)
+    assert len(notices) == 1
 
 
 def test_an_array_has_ids_and_times() -> None:

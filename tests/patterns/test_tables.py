@@ -33,6 +33,11 @@ def test_by_entities_in_any_order_or_by_order() -> None:
     tables = [f"sub-1_ses-{ses}_task-x_run-{run}_events.tsv" for run in ("10", "2", "1") for ses in "21"]
     assert match_tables(images, tables, "events") == [5, 3, 1, 4, 2, 0]
     assert match_tables(["run1.nii", "run2.nii"], ["run1.tsv", "run2.tsv"], "events") == [0, 1]
+    with pytest.warns(
+        UserWarning,
+        match=r"^2 of 6 tables of events are of no image .*: sub-1_ses-2_run-2, sub-1_ses-1_run-2$",
+    ):
+        assert match_tables([*images[:1], *images[2:4], images[5]], tables, "events") == [5, 1, 4, 0]
     # the sessions are only in the names of the images: by order, which the runs do not contradict
     assert match_tables(images[:2] + images[3:5], [f"run-{k}_e.tsv" for k in "1212"], "events") == [
         0,

@@ -19,11 +19,11 @@ from rsatoolbox.rdm.calc_unbalanced import calc_rdm_unbalanced
 from scipy.spatial.distance import pdist
 
 from neurordl.errors import NeurordlError
-from neurordl.measures.dissimilarities import poisson, poisson_cv
+from neurordl.measures.dissimilarities import find_dissimilarity, poisson, poisson_cv
 from neurordl.measures.kernels import distances
 from neurordl.rdms import compute_rdms, load_rdms, save_rdms
 from neurordl.rdms.compute import Noise, covariance
-from neurordl.rdms.source import Source
+from neurordl.rdms.source import Source, check_runs
 
 IDS = ["s10", "s2", "s1", "cat", "Ant", "z"]
 RUNS, CHANNELS = 4, 8
@@ -125,6 +125,63 @@ def test_covariances_of_measurements_have_other_degrees_of_freedom() -> None:
     np.testing.assert_allclose(ours, cov_from_unbalanced(data, "stimulus", method="diag"), rtol=1e-10)
     theirs = cov_from_measurements(data, "stimulus", method="diag")
     np.testing.assert_allclose(theirs * 297 / 200, ours, rtol=1e-10)
+
+
+def few_in_a_run() -> Dataset:
+    """Measurements as in NSD: each stimulus three times, in some of many runs, also twice in a run."""
+    rng = np.random.default_rng(4)
+    stimulus = rng.permutation(np.repeat(np.arange(30), 3))
+    run = np.sort(rng.integers(0, 40, 90))
+    rows = rng.gamma(3, size=(90, 5)) + rng.gamma(3, size=(30, 5))[stimulus]
+    return Dataset(rows, obs_descriptors={"stimulus": [f"s{k}" for k in stimulus], "run": run.tolist()})
+
+
+@pytest.mark.parametrize(
+    "method, options",
+    [
+        ("crossnobis", {}),
+        ("crossnobis", {"center": "run"}),
+        ("crossnobis", {"noise": "shrinkage_diag"}),
+        ("poisson_cv", {}),
+    ],
+)
+def test_runs_of_few_stimuli_are_not_filled_up(
+    method: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is that of the measurements, not that of runs x stimuli; numbers are those of the whole."""
+    data = few_in_a_run()
+    with monkeypatch.context() as patched:
+        patched.setattr(Source, "sparse", False)
+        expected = compute_rdms(data, method, **options).dissimilarities
+    with monkeypatch.context() as patched:
+        patched.setattr(Source, "by_run", lambda *_: pytest.fail("patterns were filled up"))
+        ours = compute_rdms(data, method, **options)
+    np.testing.assert_allclose(ours.dissimilarities, expected, rtol=1e-10, atol=1e-12)
+    if method == "crossnobis" and not options:
+        theirs = calc_rdm_unbalanced(data, method=method, descriptor="stimulus", cv_descriptor="run")
+        names = list(ours.pattern_descriptors["stimulus"])
+        order = [names.index(name) for name in theirs.pattern_descriptors["stimulus"]]
+        np.testing.assert_allclose(
+            ours.get_matrices()[0][np.ix_(order, order)], theirs.get_matrices()[0], rtol=1e-10, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, 2.0])
+def test_means_of_many_runs_are_noticed(shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = few_in_a_run()
+    run = np.array(data.obs_descriptors["run"])
+    data.measurements = data.measurements - data.measurements.mean(axis=0)
+    data.measurements += shift * np.random.default_rng(0).normal(size=(40, 5))[run]
+    measure, found = find_dissimilarity("crossnobis"), []
+    for sparse in (True, False):
+        monkeypatch.setattr(Source, "sparse", sparse)
+        monkeypatch.setattr("neurordl.rdms.source._AT_ONCE", 1 << 10)
+        with warnings.catch_warnings(record=True) as notices:
+            warnings.simplefilter("always")
+            check_runs([Source(data, "x", by_run=True)], measure)
+        found.append([str(notice.message) for notice in notices])
+    assert found[0] == found[1]
+    assert any("contain the mean pattern of each run" in text for text in found[0]) is (shift > 0)
 
 
 @pytest.mark.parametrize("center", [None, "run", "all"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +55,37 @@ def test_picks_by_descriptor_and_keeps_what_it_was_given():
     chosen.dissimilarities[:] = 0
     assert_array_equal(rdms.dissimilarities, before[0])
     assert rdms.rdm_descriptors == before[1]
+
+
+@pytest.mark.parametrize("index", [[3, 1, 4, 0, 5, 2], range(1, 7), list("uvwxyz")])
+def test_descriptors_that_are_columns_of_a_table_are_read_by_position(index):
+    """A Series has an index, such as that of a sorted table, by which its values are not to be found."""
+    rng = np.random.default_rng(0)
+    vectors, models = rng.random((6, 6)), rng.random((3, 6))
+
+    def rdms(column, **names):
+        result = RDMs(vectors[: len(next(iter(names.values())))], "correlation")
+        result.rdm_descriptors = {name: column(values) for name, values in names.items()}
+        result.pattern_descriptors = {"stimulus": column(IDS)}
+        return result
+
+    def all_of(column):
+        brain = rdms(column, subject=list("aabbcc"), time=[0.0, 0.1] * 3)
+        steps = rdms(column, name=["net"] * 3, time=[0.0, 1.0, 2.0])
+        steps.dissimilarities = models
+        yield select_rdms(brain, select={"time": (0.05, 0.2)})
+        yield select_rdms(brain, subjects=["c", "a"])
+        yield select_rdms(brain, average="time")
+        yield nrl.evaluate(steps, brain, comparison="corr").frame[["model_time", "time", "subject", "score"]]
+
+    as_series = all_of(lambda values: pd.Series(values, index=list(index)[: len(values)]))
+    for mine, expected in zip(as_series, all_of(list), strict=True):
+        if isinstance(mine, RDMs):
+            assert_array_equal(mine.dissimilarities, expected.dissimilarities)
+            assert mine.rdm_descriptors == expected.rdm_descriptors
+            assert list(mine.pattern_descriptors["stimulus"]) == IDS
+        else:
+            pd.testing.assert_frame_equal(mine, expected)
 
 
 def test_values_are_matched_as_text_so_that_files_may_bring_numbers_or_numpy():

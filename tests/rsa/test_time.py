@@ -184,6 +184,16 @@ def test_clusters_are_those_of_mne(scores: Evaluation, tail: Any) -> None:
         np.testing.assert_allclose(part["stop"], [TIMES[clusters[k][0][-1]] for k in order])
 
 
+def test_too_few_subjects_for_a_correction_are_said() -> None:
+    six = random_rdms(IDS, seed=3, name=list("abcdef"))
+    message = (
+        r"7 subjects have 128 sign flips, so that no p is below 0.0156, and no p_holm of 6 layers .* 0.0938"
+    )
+    with pytest.warns(UserWarning, match=message):
+        clusters = time_clusters(evaluate(six, measured(7), comparison="corr"))
+    assert clusters["p_holm"].min() >= 0.09375
+
+
 def test_few_subjects_are_said_once() -> None:
     with pytest.warns(UserWarning, match="nothing can be significant") as notices:
         time_clusters(evaluate(models(), measured(3), comparison="corr"))

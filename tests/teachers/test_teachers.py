@@ -655,6 +655,24 @@ def test_repeats_that_are_not_balanced_teach_as_their_rdms_do(precise: bool) -> 
     np.testing.assert_array_equal(few.weights[0] == 0, [1, 0, 0, 1, 1, 0])
 
 
+@pytest.mark.parametrize("precise", [False, True])
+@pytest.mark.filterwarnings("ignore:subject p0", "ignore:Dataset 0")
+def test_runs_of_few_stimuli_are_not_filled_up(precise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    names = rng.permutation(np.repeat(IDS, 3))
+    described = {"stimulus": names.tolist(), "run": np.sort(rng.integers(0, 20, len(names))).tolist()}
+    data = {"p0": Dataset(rng.normal(size=(len(names), 20)), obs_descriptors=described)}
+    precision = np.eye(20) + 0.1 if precise else None
+    expected = reindex(nrl.compute_rdms(data, "crossnobis", precision=precision), IDS)[0]
+    teacher = PatternTeacher(data, dissimilarity="crossnobis", precision=precision)
+    monkeypatch.setattr(source_module.Source, "by_run", lambda *_: pytest.fail("patterns were filled up"))
+    teacher.prepare(IDS)
+    target = answer(teacher, IDS)
+    known = np.isfinite(expected)
+    np.testing.assert_array_equal(target.weights[0] > 0, known)
+    np.testing.assert_allclose(target.rdms[0][known], expected[known], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore:subject p0")
 def test_means_of_runs_are_found_without_all_patterns_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
