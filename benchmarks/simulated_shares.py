@@ -14,6 +14,8 @@ the mean correlations over 2,000 further studies of as many stimuli.
     # with features of more dimensions, in which no stimulus is far from all others
     python benchmarks/simulated_shares.py --sizes 24 --studies 600 --dimensions 12 \\
         --out benchmarks/results/simulated_shares_dimensions.csv
+    # how often anything is found of unrelated models: results/simulated_shares_unrelated.csv
+    python benchmarks/simulated_shares.py --unrelated 16 24 40 --studies 200
 
 The columns of the latter are those of the former, and for correlations the mean of the estimated variances
 divided by the true one, and their coefficient of variation: that of a variance with 11 degrees of freedom,
@@ -127,14 +129,46 @@ def study(n: int, cell: str, truth: np.ndarray | None, seed: int) -> list[dict]:
     return rows
 
 
+def unrelated(sizes: list[int], n_studies: int, out: Path) -> None:
+    """How often p < .05 of models unrelated to the subjects' geometry, for new stimuli."""
+    rows = []
+    for n in sizes:
+        for seed in tracked(range(n_studies), f"unrelated, {n} stimuli"):
+            rng = np.random.default_rng([seed, 78])
+            own, *models = (distances(n, rng)[0] for _ in range(5))
+            models[1] = models[0] + models[1]
+            data = own * (1 + SPREAD * rng.normal(size=(24, 1))) + 2 * rng.normal(size=(24, len(own)))
+            ids = {"stimulus": [f"s{k}" for k in range(n)]}
+            people = RDMs(data, rdm_descriptors={"subject": list(range(24))}, pattern_descriptors=ids)
+            for each in (1, 2):
+                parts = np.stack(models[: 2 * each]).reshape(2, each, -1)
+                blocks = {name: RDMs(x, pattern_descriptors=ids) for name, x in zip("AB", parts, strict=True)}
+                bootstrap = nrl.Bootstrap("both", n=n + 110, seed=seed)
+                table = nrl.partition_variance(blocks, people, bootstrap=bootstrap).frame
+                for row in table.query("subject == 'mean'").itertuples():
+                    found = {"share": row.layer, "p < .05": row.p < 0.05, "estimate": row.score}
+                    rows.append({"stimuli": n, "RDMs of a model": each, **found})
+    groups = pd.DataFrame(rows).groupby(["stimuli", "RDMs of a model", "share"], sort=False)
+    means = groups.mean().round(4)
+    means.insert(0, "studies", n_studies)
+    means.to_csv(out)
+    print(means.to_string())
+
+
 def main() -> None:
     """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--studies", type=int, default=400)
     parser.add_argument("--sizes", type=int, nargs="+", help="numbers of new stimuli, in the cell 'shares'")
     parser.add_argument("--dimensions", type=int, default=4, help="of each feature")
+    parser.add_argument("--unrelated", type=int, nargs="+", help="numbers of new stimuli, unrelated models")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    if arguments.unrelated:
+        warnings.simplefilter("ignore")
+        out = arguments.out or RESULTS / "simulated_shares_unrelated.csv"
+        unrelated(arguments.unrelated, arguments.studies, out)
+        return
     name = "simulated_shares_sizes.csv" if arguments.sizes else "simulated_shares.csv"
     arguments.out = arguments.out or RESULTS / name
     warnings.simplefilter("ignore")

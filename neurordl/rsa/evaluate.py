@@ -42,7 +42,7 @@ from neurordl.rsa.leaks import Exposure, Leaks, People, check_exposures, plain_n
 from neurordl.rsa.regions import COLUMNS as OF_ROIS
 from neurordl.rsa.regions import roi_differences
 from neurordl.rsa.regression import Partial
-from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, Subjects, score_roi
+from neurordl.rsa.scores import COLUMNS, Coverage, Evaluation, Subjects, check_names, score_roi
 from neurordl.stimuli import Preprocessing, StimulusSet
 from neurordl.stimuli.sets import check_stimuli, warn_of_absent
 from neurordl.students.loading import READ_FROM, TRAINED_ON
@@ -408,9 +408,7 @@ def _fitted_subjects(
     by_name: bool,
 ) -> Subjects:
     """Who is in the mean of a ROI, and what ``fitted`` says of each subject and of the mean."""
-    names, (chosen, leaks, people) = subject_names(brain), used
-    if reserved := {"mean", "group"} & set(names):
-        raise NeurordlError(f"a subject is called {reserved.pop()!r}, a word that the table needs; rename it")
+    names, (chosen, leaks, people) = check_names(subject_names(brain)), used
     leak = leaks.brief if leaks is not None else ""
     if run is None:
         return Subjects(names, (True,) * len(names), (f"unknown{leak}",) * (len(names) + 1))

@@ -31,11 +31,11 @@ from neurordl.rdms.selection import (
     stimulus_properties,
     subject_names,
 )
-from neurordl.rsa.compare import model_stacks, model_vectors, shared_stimuli
+from neurordl.rsa.compare import model_stacks, model_vectors, repeated_subjects, shared_stimuli
 from neurordl.rsa.inference.fitted import Ridge, nonnegative
 from neurordl.rsa.inference.infer import Inference, infer_study
 from neurordl.rsa.inference.resampling import Resampling, Study, find_resampling
-from neurordl.rsa.scores import COLUMNS, Evaluation
+from neurordl.rsa.scores import COLUMNS, Evaluation, check_names
 from neurordl.validate import brief, check_choice, listed
 
 if TYPE_CHECKING:
@@ -237,6 +237,7 @@ class _Inputs(NamedTuple):
     ) -> _Inputs:
         """Match the stimuli of models, covariates and data; ``chosen`` are ROIs and subjects."""
         base, resampling = find_similarity(comparison), find_resampling(bootstrap)
+        resampling.check(base)
         if isinstance(models, Mapping) and models and all(map(is_rdms, models.values())):
             stacks = {str(name): stack for name, stack in models.items()}  # each may be several RDMs
         else:
@@ -266,7 +267,9 @@ class _Inputs(NamedTuple):
 
     def study(self, brain: RDMs, rows: Rows) -> RegressionStudy:
         """The study of a ROI."""
-        data = reindex(brain, self.ids)
+        people, data = check_names(subject_names(brain)), reindex(brain, self.ids)
+        if note := repeated_subjects(people, data):
+            notify(note)
         covariates = np.array(list(self.covariates.values())).reshape(-1, data.shape[1])
         models, data = shared_pairs(np.concatenate(list(self.blocks.values())), data, covariates)
         owners = [name for name, block in self.blocks.items() for _ in block]
@@ -278,7 +281,7 @@ class _Inputs(NamedTuple):
             models, data, self.comparison, covariates=covariates, rows=rows, ranked=ranked
         )
         remaining = np.asarray(study.remainders().diagonal())[len(models) :]
-        if flat := [name for name, x in zip(subject_names(brain), remaining, strict=True) if not x > 0]:
+        if flat := [name for name, x in zip(people, remaining, strict=True) if not x > 0]:
             problem = "constant, or are explained by the covariates, on the pairs that all RDMs have"
             raise NeurordlError(f"the RDMs of subjects {listed(flat)} are {problem}; leave them out")
         return study
@@ -420,7 +423,8 @@ def regress_rdms(
         Its table has a row for each model, with the weight in the column ``score``, and ``R²``: the share of
         a subject's variance (of what covariates leave of it) that the mean weights of the other subjects
         predict. It is below 0 where they predict worse than none. Its ceiling is the mean correlation of two
-        subjects.
+        subjects. Weights are fitted and scored on the same stimuli, so that unrelated models have an R² above
+        0 where there are few stimuli, also in the mean over new stimuli: `evaluate_fitted` predicts new ones.
 
     Raises
     ------
@@ -449,6 +453,8 @@ def regress_rdms(
     inputs = _Inputs.of(models, rdms, covariates, comparison, bootstrap, (roi, subjects))
     if several := [name for name, block in inputs.blocks.items() if len(block) > 1]:
         raise NeurordlError(f"model {several[0]!r} has several RDMs; give each a name, for its weight")
+    if "R²" in inputs.blocks:
+        raise NeurordlError("a model is called 'R²', a row that the table needs; rename it")
     tables = {name: _regressed(inputs, brain, _Weights(fit)) for name, (brain, _, _) in inputs.brains.items()}
     inputs.settings["untested"] = [] if fit == "ols" else list(inputs.blocks)
     name = str(fit)

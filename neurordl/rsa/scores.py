@@ -441,6 +441,13 @@ def side_by_side(
     return table[["run", *(name for name in table if name != "run")]]
 
 
+def check_names(subjects: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of subjects, if none is a word of the table's column ``subject``."""
+    if reserved := {"mean", "group"}.intersection(subjects):
+        raise NeurordlError(f"a subject is called {reserved.pop()!r}, a word that the table needs; rename it")
+    return subjects
+
+
 def time_axes(frame: pd.DataFrame) -> list[str]:
     """The columns of times that a table of scores has: of models, of the data, or both."""
     return [name for name in ("model_time", "time") if name in frame]

@@ -312,6 +312,8 @@ def latencies(
     for layer, roi, (times,), scores in courses:
         inside = np.full(len(times), True)
         if within is not None:
+            if within[1] < within[0]:
+                raise NeurordlError(f"within={within}: the last time is before the first; exchange them")
             inside = (times >= within[0] - 1e-9) & (times <= within[1] + 1e-9)
         if not inside.any():
             extent = f"from {times[0]:g} to {times[-1]:g} s"

@@ -76,6 +76,25 @@ def test_gabor_energies_see_orientation_and_not_phase():
     assert_allclose(uniform, 0, atol=1e-12)
 
 
+def test_large_images_are_made_smaller_without_aliases():
+    """Of noise in 192 x 192 pixels, the means of 3 x 3 remain, of a third of the contrast."""
+    rng = np.random.default_rng(0)
+    large = gabor_energies(torch.as_tensor(rng.normal(size=(4, 192, 192))))
+    small = gabor_energies(torch.as_tensor(rng.normal(size=(4, 64, 64))))
+    assert large.shape == small.shape
+    assert 0.2 < float(large.mean() / small.mean()) < 0.45
+
+
+def test_decimal_pixels_are_those_of_whole_numbers():
+    stimuli = images()
+    decimal = nrl.StimulusSet.from_array(
+        stimuli.pixels.permute(0, 2, 3, 1).numpy().astype(np.float32) / 255, list(stimuli.ids)
+    )
+    for measure in ("correlation", "euclidean"):
+        found, want = (nrl.image_rdms(x, measure).dissimilarities for x in (decimal, stimuli))
+        assert_allclose(found, want, atol=1e-6)
+
+
 @pytest.mark.parametrize("size", [6, 100])
 def test_images_may_be_of_any_size(size):
     found = nrl.image_rdms(images(size=size))

@@ -358,6 +358,89 @@ def test_the_tests_are_of_signed_correlations():
     assert_allclose(table.loc["total", "p"], stats.f.sf(statistic * 4 / (2 * 5), 2, 4), atol=1e-10)
 
 
+def interval_of_squares(a: np.ndarray, rows: np.ndarray) -> tuple[float, float, float, float]:
+    """A sum of squared means of rows (rows, subjects): value, interval and standard error, in plain sums."""
+    n, mean = rows.shape[1], rows.mean(axis=1)
+    covariance, t = np.cov(rows) / n, stats.t.ppf(0.975, n - 1)
+    apart = ~np.eye(n, dtype=bool)
+    value = sum(x * np.outer(row, row)[apart].mean() for x, row in zip(a, rows, strict=True))
+    linear = 2 * a * mean  # the slope of the sum
+    first = np.sqrt(linear @ covariance @ linear)
+    second = np.sqrt(
+        2 * sum(a[i] * a[j] * covariance[i, j] ** 2 for i in range(len(a)) for j in range(len(a)))
+    )
+    way = covariance @ linear / first  # of the means, where the sum changes by its standard error
+    bend = (a * way**2).sum()
+
+    def at(steps: float) -> float:
+        return float(a @ mean**2 + steps * first + steps**2 * bend)
+
+    turn = -first / (2 * bend)
+    ends = [at(-t), at(t), *([at(turn)] if abs(turn) < t else [])]
+    low, high = min(*ends, value - t * second), max(*ends, value + t * second)
+    return value, low, high, float(np.hypot(first, second))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_intervals_and_differences_of_shares_are_those_of_plain_sums(seed):
+    models, data = geometry(2, n=10, seed=seed), geometry(7, n=10, seed=seed + 50)
+    if seed % 2:  # next to nothing, where squares bend
+        data = np.random.default_rng(seed).random(data.shape)
+    found = nrl.partition_variance(named(models), brains(data))
+    table, x, y = means(found), units(models, "corr"), units(data, "corr")
+    beyond = [units(left(x[k], x[[1 - k]], "corr")[None], "corr")[0] for k in (0, 1)]
+    rows = np.stack([*x, *beyond]) @ y.T
+    parts = {
+        "unique a": np.array([0, 0, 1, 0]),
+        "unique b": np.array([0, 0, 0, 1]),
+        "shared a & b": np.array([0, 1, 0, -1]),
+        "total": np.array([1, 0, 0, 1]),
+    }
+    for name in ("shared a & b", "total"):
+        value, low, high, error = interval_of_squares(parts[name], rows)
+        assert_allclose(table.loc[name, ["score", "ci_low", "ci_high"]].astype(float), [value, low, high])
+    p = stats.t.sf(
+        table.loc["shared a & b", "score"] / interval_of_squares(parts["shared a & b"], rows)[3], 6
+    )
+    assert_allclose(table.loc["shared a & b", "p"], p)
+    for row in found.differences.itertuples():
+        a = parts[row.layer_a] - parts[row.layer_b]
+        value, low, high, error = interval_of_squares(a, rows)
+        assert_allclose([row.difference, row.ci_low, row.ci_high], [value, low, high], atol=1e-12)
+        assert_allclose(row.p, 2 * stats.t.sf(abs(value) / error, 6))
+
+
+def test_differences_and_ceilings_of_shares_within_subjects():
+    models, data = geometry(2, n=10, seed=1), geometry(6, n=10, seed=2)
+    found = nrl.partition_variance(named(models), brains(data), crossed=False)
+    scores = dict(zip(found.settings["layers"], by_layer(found), strict=True))
+    for row in found.differences.itertuples():
+        test = stats.ttest_rel(scores[row.layer_a], scores[row.layer_b])
+        values = [row.difference, row.p, row.ci_low, row.ci_high]
+        want = [np.mean(scores[row.layer_a] - scores[row.layer_b]), test.pvalue, *test.confidence_interval()]
+        assert_allclose(values, want, atol=1e-12)
+    y = units(data, "corr")
+    lower = np.mean([np.corrcoef(y[k], np.delete(y, k, axis=0).mean(axis=0))[0, 1] ** 2 for k in range(6)])
+    assert_allclose(means(found)["ceiling_lower"], lower, atol=1e-10)
+    weights = nrl.regress_rdms(named(models), brains(data), fit="nonneg")
+    ceilings = means(weights)[["ceiling_lower", "ceiling_upper"]]
+    assert_allclose(ceilings.loc["R²"], np.corrcoef(y)[~np.eye(6, dtype=bool)].mean(), atol=1e-10)
+    assert ceilings.loc[["a", "b"]].isna().all(axis=None)
+    assert weights.differences["p"].isna().all()
+
+
+def test_a_weight_that_may_be_0_is_not_said_to_be_below():
+    models, said = geometry(2, n=12, seed=1), []
+    beyond = units(left(models[0], models[1:], "corr")[None], "corr")[0]
+    for seed in range(8):
+        data = np.random.default_rng(seed).random((8, 66))
+        row = means(nrl.partition_variance(named(models), brains(data))).loc["unique a"]
+        below = (units(data, "corr") @ beyond).mean() < 0
+        said.append((below, row["p"] < 0.05, "below 0" in row["reason"]))
+    assert (True, False, False) in said
+    assert all(text == (below and significant) for below, significant, text in said)
+
+
 def test_several_correlations_are_tested_by_their_squares_where_stimuli_are_resampled():
     """Of studies of unrelated models, few have a p < .05; Hotelling's test has it in a quarter."""
     hits, n = 0, 16
@@ -581,6 +664,21 @@ def test_a_model_without_a_value_is_refused():
     for function in (nrl.partition_variance, nrl.regress_rdms):
         with pytest.raises(NeurordlError, match="model 'b' has no measured pair"):
             function(named(models, "abc"), people)
+
+
+@pytest.mark.parametrize("function", [nrl.partition_variance, nrl.regress_rdms])
+def test_names_repeats_and_schemes_that_the_table_cannot_have(function):
+    models, data = geometry(2, seed=1), geometry(4, seed=2)
+    with pytest.raises(NeurordlError, match="a subject is called 'mean', a word that the table needs"):
+        function(named(models), as_rdms(data, subject=["p0", "mean", "p2", "p3"]))
+    with pytest.raises(NeurordlError, match="a Jackknife is for evaluate_fitted"):
+        function(named(models), brains(data), bootstrap=nrl.Jackknife("both"))
+    data[3] = 2 * data[1]
+    with pytest.warns(UserWarning, match="subjects with the same RDM .* p1 = p3"):
+        scores = function(named(models), brains(data))
+    assert any("p1 = p3" in note for note in scores.settings["notices"])
+    with pytest.raises(NeurordlError, match="a model is called 'R²'"):
+        nrl.regress_rdms(as_rdms(models, name=["R²", "b"]), brains(geometry(4, seed=2)))
 
 
 @pytest.mark.parametrize("fit", ["nonneg", nrl.Ridge(0.1), nrl.Ridge(0.1, nonnegative=True)], ids=str)

@@ -262,6 +262,81 @@ def test_the_onset_in_a_bootstrap_sample_by_a_loop(scores: Evaluation) -> None:
             assert _onset(row, TIMES, cluster, limit, critical) == expected
 
 
+def stretches(flags: Any) -> list[list[int]]:
+    """Numbers of neighboring times at which something is true."""
+    found: list[list[int]] = []
+    for k in np.flatnonzero(flags):
+        if found and found[-1][-1] == k - 1:
+            found[-1].append(int(k))
+        else:
+            found.append([int(k)])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("tail", "gain", "alpha"),
+    [("greater", 0.12, 0.05), ("two-sided", -0.13, 0.05), ("two-sided", 0.3, 0.2), ("greater", 0.13, 0.3)],
+)
+def test_latencies_are_those_of_a_loop(tail: Any, gain: float, alpha: float) -> None:
+    scores = evaluate(models(), measured(gain=gain), comparison="corr")
+    test = ClusterTest(tail=tail, seed=2, n_permutations=300, alpha=alpha)
+    within = (float(TIMES[4]), float(TIMES[9]))
+    found = latencies(scores, test, n_bootstrap=200, within=within).set_index("layer").loc["first"]
+    x = course(scores, "first")
+    limit = stats.t.isf(0.05 / (1 if tail == "greater" else 2), 11)
+    _, clusters, p, null = permutation_cluster_1samp_test(
+        x, limit, 300, tail=int(tail == "greater"), rng=2, out_type="indices", verbose="ERROR"
+    )
+    first = min((c[0].tolist() for c, value in zip(clusters, p, strict=True) if value < alpha), key=min)
+    critical = np.quantile(np.abs(null), 1 - alpha)
+    onsets, peaks = [], []
+    for count in np.random.default_rng(2).multinomial(12, np.full(12, 1 / 12), 200):
+        sample = np.repeat(x, count, axis=0)
+        t = stats.ttest_1samp(sample, 0).statistic
+        sign = np.sign(t[first].sum())
+        near = [run for run in stretches(sign * t > limit) if set(run) & set(first)]
+        largest = max(near, key=lambda run: sign * t[run].sum(), default=[])
+        enough = len(largest) > 0 and sign * t[largest].sum() >= critical
+        onsets.append(TIMES[largest[0]] if enough else np.inf)
+        peaks.append(TIMES[4 + int(sample.mean(axis=0)[4:10].argmax())])
+    share = np.isfinite(onsets).mean()
+    assert 0 < share < 1 or gain == 0.3
+    low, high = np.sort(onsets)[[4, 194]]  # the 5th and the 195th of 200
+    assert found["onset"] == TIMES[first[0]]
+    assert found["share_with_onset"] == share
+    assert found["onset_low"] == low
+    assert found["onset_high"] == high or (np.isnan(found["onset_high"]) and np.isinf(high))
+    assert (found["peak_low"], found["peak_high"]) == tuple(np.sort(peaks)[[4, 194]])
+    assert found["peak"] == TIMES[4 + int(x.mean(axis=0)[4:10].argmax())]
+
+
+def test_both_ends_of_the_window_of_peaks_are_in_it(scores: Evaluation) -> None:
+    for time in TIMES[[0, 7, 19]].tolist():
+        table = latencies(scores, n_bootstrap=10, within=(time, time))
+        assert (table[["peak", "peak_low", "peak_high"]] == time).all(axis=None)
+
+
+def test_clusters_are_corrected_over_courses_by_holm() -> None:
+    """Courses without a cluster are tests, too; the p of other clusters have the factor of the smallest."""
+    from neurordl.rsa.time import _holm
+
+    p = {"a": [0.03, 0.2], "b": [0.01, 0.011], "c": [0.04]}
+    table = pd.DataFrame([{"layer": k, "roi": "", "p": x} for k, values in p.items() for x in values])
+    for n_courses in (3, 5):
+        left, corrected, so_far = n_courses, {}, 0.0
+        for layer in sorted(p, key=lambda k: min(p[k])):
+            so_far = max(so_far, left * min(p[layer]))
+            corrected[layer] = [min(1, max(so_far, left * x)) for x in p[layer]]
+            left -= 1
+        want = [x for layer in p for x in corrected[layer]]
+        np.testing.assert_allclose(_holm(table, n_courses), want)
+
+
+def test_two_sided_tests_of_few_subjects_have_half_as_many_flips() -> None:
+    with pytest.warns(UserWarning, match="5 subjects have 32 sign flips, so that no p is below 0.0625"):
+        time_clusters(evaluate(models(), measured(5), comparison="corr"), ClusterTest(tail="two-sided"))
+
+
 def test_no_cluster_at_all() -> None:
     scores = evaluate(models(), measured(gain=0.0), comparison="corr")
     high = ClusterTest(threshold=50.0)
@@ -284,6 +359,8 @@ def test_bad_input_of_tests_over_time(scores: Evaluation) -> None:
         latencies(scores, ClusterTest(threshold="tfce"))
     with pytest.raises(NeurordlError, match="no time of the scores"):
         latencies(scores, within=(5.0, 6.0))
+    with pytest.raises(NeurordlError, match="exchange them"):
+        latencies(scores, within=(0.4, 0.0))
     with pytest.warns(UserWarning, match="nothing can be significant"):
         time_clusters(evaluate(models(), measured(3)))
     constant = measured()
