@@ -323,7 +323,7 @@ def test_times_that_a_file_stores(suffix: str, tmp_path: Path) -> None:
         (
             movies(4, 4),
             {"times": [0, 1, 2, 3], "subjects": list("abcd")},
-            "either axis may be that of the times",
+            "either axis may be that of the times; give the RDMs of one subject",
         ),
         (movies(5, 5), {"times": range(5), "subjects": list("abcde")}, "may be the stimuli"),
         (movies(4, 4), {"times": range(4), "ids": None}, "may be the stimuli"),
