@@ -393,10 +393,10 @@ def _draw_clusters(
     """Draw a row of bars below the data for each course that has a significant cluster; how many rows."""
     table = _significant(clusters, alpha)
     several = len({roi for _, roi in series}) > 1
-    found = dict.fromkeys(zip(table["layer"], table["roi"], strict=True))
+    pairs = dict.fromkeys(zip(table["layer"], table["roi"], strict=True))
     differences = [
         pair
-        for pair in found
+        for pair in pairs
         if pair not in series and {(part, pair[1]) for part in pair[0].split(MINUS)} <= set(series)
     ]
     series, colors = [*series, *differences], [*colors, *["black"] * len(differences)]
