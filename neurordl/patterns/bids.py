@@ -36,7 +36,8 @@ def parse_name(path: object) -> tuple[dict[str, str], str | None]:
     >>> parse_name("sub-01_run-2_bold.nii.gz")
     ({'sub': '01', 'run': '2'}, 'bold')
     """
-    *parts, last = Path(str(path)).name.split(".")[0].split("_")
+    name = re.sub("^[lr]h[.]", "", Path(str(path)).name)  # FreeSurfer puts the hemisphere in front
+    *parts, last = name.split(".")[0].split("_")
     pairs = [re.fullmatch("([A-Za-z]+)-([A-Za-z0-9+]+)", part) for part in (*parts, last)]
     valid = all(pairs[:-1]) and "-" not in last
     return {pair[1]: pair[2] for pair in pairs if pair}, last if valid else None

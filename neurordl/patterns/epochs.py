@@ -70,15 +70,16 @@ def read_epochs(
     Warns
     -----
     UserWarning
-        Epochs were dropped, channels are marked as bad, trials have no stimulus or no run, or channels have
-        several types. The message counts them. Times of an array reach beyond 50 s, as milliseconds do.
+        Epochs were dropped, channels are marked as bad, projections are not applied, trials have no stimulus
+        or no run, or channels have several types. The message counts them. Times of an array reach beyond
+        50 s, as milliseconds do.
 
     Raises
     ------
     NeurordlError
-        There are no ids or times where they are needed, or they do not fit; channels are of several types and
-        were not picked; runs differ in their subjects, channels or times; a file is damaged; or MNE is not
-        installed.
+        There are no ids or times where they are needed, or they do not fit; evoked responses are standard
+        errors; channels are of several types and were not picked; a list of names is given for several files;
+        these differ in their subjects, channels or times; a file is damaged; or MNE is not installed.
 
     Examples
     --------
@@ -229,6 +230,12 @@ def _of_mne(
         raise NeurordlError("times= is for an array; epochs and evoked responses have times of their own")
     if all(isinstance(part, mne.Evoked) for part in sources):
         return [_of_evoked(sources, "the evoked responses", stimulus, run, picks)]
+    for name, values in (("stimulus", stimulus), ("run", run)):
+        if len(sources) > 1 and values is not None and not isinstance(values, str):
+            problem = (
+                f"{name}= is a list, which names the trials of one of them, and there are {len(sources)}"
+            )
+            raise NeurordlError(f"{problem}; put the names into the metadata of each, and give their column")
     parts, entities = [], []
     for number, part in enumerate(sources, start=1):
         label, names = "the epochs" + (f" {number}" if len(sources) > 1 else ""), dict[str, str]()
@@ -304,6 +311,11 @@ def _column(epochs: Any, values: Names, name: str, label: str) -> list[Any]:
 
 
 def _of_evoked(parts: Sequence[Any], label: str, stimulus: Names, run: Names, picks: Names) -> _Trials:
+    if errors := [evoked.comment for evoked in parts if evoked.kind != "average"]:
+        problem = (
+            f"{len(errors)} of {len(parts)} of {label} are standard errors ({listed(errors)}), no responses"
+        )
+        raise NeurordlError(f'{problem}; leave them out: mne.read_evokeds(path, kind="average")')
     with each_notice_once():
         picked = [_picked(evoked.copy(), label, picks) for evoked in parts]
     for evoked in picked[1:]:
@@ -331,6 +343,10 @@ def _picked(data: Any, label: str, picks: Names) -> Any:
         notify(f"{label}: {len(absent)} channels are marked as bad and left out: {listed(absent)}")
     if kept := [name for name in bads if name in data.ch_names]:
         notify(f"{label}: {len(kept)} channels that picks= names are marked as bad: {listed(kept)}")
+    if idle := [projection["desc"] for projection in data.info["projs"] if not projection["active"]]:
+        notify(
+            f"{label}: {len(idle)} projections are not applied ({listed(idle)}); apply_proj() applies them"
+        )
     types = sorted(set(data.get_channel_types()))
     if len(types) > 1 and picks is None:
         problem = f"{label} has channels of several types ({', '.join(types)}), whose units differ"

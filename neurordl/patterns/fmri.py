@@ -315,8 +315,8 @@ def read_betas(
     Raises
     ------
     NeurordlError
-        An image or the table cannot be read, rows and volumes do not fit each other, a row has no stimulus,
-        or no voxel is left.
+        An image or the table cannot be read, rows and volumes do not fit each other, maps have the names of
+        the stimuli in another order, a row has no stimulus, or no voxel is left.
 
     Examples
     --------
@@ -346,7 +346,7 @@ def read_betas(
         raise NeurordlError("mask= is an array, which has no coordinates; for images pass a NIfTI image")
     scans = _open(images, mask, subject, session, runs)
     series, kept, counts = scans.read()
-    values = np.concatenate(series)
+    values, maps = np.concatenate(series), _names_of_maps(scans.scans, series)
     image_of_row = np.repeat(np.arange(len(series)), [len(volumes) for volumes in series])
     name = table_name(table, 0)
     frame, column = _rows_of_betas(table, name, condition)
@@ -356,6 +356,7 @@ def read_betas(
         rows_of, files = ([Path(str(file)).name for file in side] for side in (frame["image"], scans.files))
         match = match_ids(rows_of, files, names=("rows of the table", "images"))
         values, image_of_row = values[match.index], image_of_row[match.index]
+        maps = [maps[k] for k in match.index]
         if match.unused:
             unused = f"{len(match.unused)} images are in no row of {name} and were left out, such as "
             notify(unused + match.unused[0])
@@ -366,6 +367,7 @@ def read_betas(
         if argument is not None and key in frame:
             raise NeurordlError(f"{key} is a column of {name} and an argument; give one of them")
     _check_rows(frame, name, [scans.files[k] for k in image_of_row])
+    _check_maps(frame[column].map(name_of).tolist(), maps, name)
     rows = frame.drop(columns=column).assign(stimulus=frame[column].map(name_of))
     # images of one volume each are no runs, unless their names or runs= say so
     named = runs is not None or all("run" in recording(file) for file in scans.files)
@@ -415,6 +417,28 @@ def _array_betas(
     descriptors["provenance"] = json.dumps(record, ensure_ascii=False, default=str)
     observations = {str(key): values.tolist() for key, values in rows.items()}
     return Dataset(trials.values, descriptors, observations, channels)
+
+
+def _names_of_maps(scans: Sequence[Scan], series: Sequence[Floats]) -> list[str]:
+    """The names of all maps in their files; of those without names they are empty."""
+    names = [getattr(scan, "maps", ()) for scan in scans]
+    return [
+        text
+        for of_scan, values in zip(names, series, strict=True)
+        for text in (of_scan if len(of_scan) == len(values) else [""] * len(values))
+    ]
+
+
+def _check_maps(stimuli: Sequence[str], maps: Sequence[str], name: str) -> None:
+    """Refuse rows in another order than the maps, if maps have the names of the stimuli."""
+    if not set(maps) <= set(stimuli):
+        return
+    for row, (stimulus, text) in enumerate(zip(stimuli, maps, strict=True), 1):
+        if stimulus != text:
+            raise NeurordlError(
+                f"row {row} of {name} (from 1) is {stimulus!r}, and its map has the name {text!r} in the "
+                f"file; order the rows as the maps, which are {listed(maps, most=8)}"
+            )
 
 
 def _check_rows(frame: pd.DataFrame, name: str, files: Sequence[str]) -> None:

@@ -535,7 +535,8 @@ def _label_names(labels: Labels) -> dict[int, str]:
     names: dict[int, str] = {}
     numbers = pd.to_numeric(table["index"], errors="coerce").astype(np.float64)
     if (wrong := table["index"][numbers % 1 != 0]).size:
-        problem = f"{wrong.iloc[0]!r} is not a whole number"
+        number = wrong.iloc[0]
+        problem = f"{number if isinstance(number, float) else repr(number)} is not a whole number"
         raise NeurordlError(f"labels= needs whole numbers with names ({{1: 'V1'}}): {problem}")
     for label, name in zip(numbers.astype(int), table["name"], strict=True):
         if not pd.api.types.is_scalar(name):

@@ -34,6 +34,7 @@ _MOST_DERIVATIVES = 3  # basis functions of SPM's canonical response with both d
 _COEFFICIENT = re.compile(r"(.+)#(\d+)_Coef")  # AFNI: condition, number of the regressor
 _POLYNOMIAL = re.compile(r"Run#\d+Pol")  # of the baseline of a run, with -bout
 _AFNI = re.compile(r"(?i)\.(HEAD|BRIK)(\.gz|\.bz2|\.Z)?$")
+_AFNI_VIEW = re.compile(r"[+](orig|acpc|tlrc)$")
 _AFNI_CODE = 4  # of the header extension in NIfTI
 _MOST_INFLATED = 1032  # times, by gzip
 _SINGLE = (0, 1, 2, 3, 8)  # FSL's convolutions with one response function
@@ -168,7 +169,8 @@ def _check_sources(places: Sequence[Path]) -> None:
     for place in places:
         file = place.resolve()
         file = file.parent if file.name == "reg_standard" else file
-        other = earlier.setdefault(file.with_name(_stem(file)), place)
+        stem = _AFNI_VIEW.sub("", _stem(file))  # a bucket may be there in several views
+        other = earlier.setdefault(file.with_name(stem), place)
         if other is not place:
             raise NeurordlError(
                 f"source= has the same analysis twice ({listed([other, place])}), and no noise is "

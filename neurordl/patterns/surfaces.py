@@ -244,6 +244,9 @@ def _joined(scans: Sequence[SurfaceScan]) -> SurfaceScan:
     if len(first.data) != len(last.data):
         counts = f"{first.file} has {len(first.data)} volumes, and {last.file} has {len(last.data)}"
         raise NeurordlError(f"{counts}; give the two hemispheres of one run")
+    if first.maps and last.maps and first.maps != last.maps:
+        pair = f"{first.file} has the maps {listed(first.maps)}, and {last.file} {listed(last.maps)}"
+        raise NeurordlError(f"{pair}; give files with the same maps in the same order")
     if first.time and last.time and first.time != last.time:
         raise NeurordlError(
             f"{first.file} has {first.time.seconds:g} s between volumes, and {last.file} "

@@ -275,7 +275,8 @@ def _background(
     if isinstance(background, str) and background.startswith("fsaverage"):
         from nilearn.datasets import load_fsaverage_data
 
-        background = load_fsaverage_data(background, mesh_type="inflated", data_type="sulcal")
+        with explain(f"cannot load background={background!r}", remedy="give meshes that you have"):
+            background = load_fsaverage_data(background, mesh_type="inflated", data_type="sulcal")
     grays: Mapping[str, Any] = _folds(result, space)
     meshes = space.meshes
     if background is not None:

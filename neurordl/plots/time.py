@@ -17,6 +17,7 @@ from matplotlib.transforms import blended_transform_factory
 from neurordl.errors import NeurordlError
 from neurordl.plots import style
 from neurordl.rsa.scores import Evaluation, time_axes
+from neurordl.rsa.time import MINUS
 from neurordl.validate import check_choice, check_columns, counted, listed
 
 _FEWEST = 3  # times as high as the courses: a higher noise ceiling is cut off
@@ -51,7 +52,8 @@ def plot_time_course(
         ROIs and layers to show; by default all. Each layer, or layer in a ROI, has a color. The noise ceiling
         is drawn where a single ROI is shown.
     clusters
-        Result of `time_clusters`. Bars are drawn for clusters whose ``p_holm`` is below ``alpha``.
+        Result of `time_clusters`. Bars are drawn for clusters whose ``p_holm`` is below ``alpha``; those of a
+        difference of two layers are black.
     onsets
         Result of `latencies`.
     alpha
@@ -67,7 +69,7 @@ def plot_time_course(
     Raises
     ------
     NeurordlError
-        There are no times, a ROI or a layer is unknown, or a column is missing.
+        There are no times, a ROI or a layer is unknown, also one of the clusters, or a column is missing.
 
     Examples
     --------
@@ -107,7 +109,9 @@ def plot_time_course(
         ax.plot(part["time"], part["score"], color=color, lw=style.scaled(1.6), zorder=3, label=label)
     ax.set_xlim(times[0], times[-1])
     _cut_ceiling(ax, means)
-    n_rows = _draw_clusters(ax, clusters, series, colors, alpha)
+    n_rows = (
+        0 if clusters is None else _draw_clusters(ax, _of_layers(clusters, scores), series, colors, alpha)
+    )
     _draw_onsets(ax, onsets, series, colors)
     frame = scores.frame if isinstance(scores, Evaluation) else scores
     ax.set_xlabel("time (s)" if "time" in frame else "time of the model (s)")
@@ -186,7 +190,7 @@ def plot_layer_time(
     picture = _picture(ax, edges, rows, values, cmap)
     if clusters is not None:
         veil = np.tile(to_rgba("white", 0.65), (*values.shape, 1))
-        for row in _significant(clusters, alpha).to_dict("records"):
+        for row in _significant(_of_layers(clusters, scores, False), alpha).to_dict("records"):
             if row["layer"] in names and row["roi"] == rois[0]:
                 inside = (times >= row["start"]) & (times <= row["stop"])
                 veil[names.index(row["layer"]), inside, 3] = 0
@@ -269,7 +273,7 @@ def plot_model_time(
     lines = 0
     if clusters is not None:
         check_columns("clusters=", clusters, ("inside",), "give time_clusters(...) of these scores")
-        for row in _significant(clusters, alpha).to_dict("records"):
+        for row in _significant(_of_layers(clusters, scores, False), alpha).to_dict("records"):
             if row["layer"] == shown["layer"] and row["roi"] == shown["roi"]:
                 ax.add_collection(_outline(row["inside"], x, y))
                 lines += 1
@@ -363,17 +367,39 @@ def _significant(clusters: pd.DataFrame, alpha: float) -> pd.DataFrame:
     return clusters[clusters["p_holm"] < alpha]
 
 
+def _of_layers(
+    clusters: pd.DataFrame, scores: Evaluation | pd.DataFrame, differences: bool = True
+) -> pd.DataFrame:
+    """Clusters, checked to be those of layers of the scores, or of differences of these."""
+    check_columns("clusters=", clusters, ("layer",), "give time_clusters(...)")
+    frame = scores.frame if isinstance(scores, Evaluation) else scores
+    known = set(frame["layer"].fillna(""))
+    names = dict.fromkeys(clusters["layer"].fillna(""))
+    parts = {name: name.split(MINUS) if differences and name not in known else [name] for name in names}
+    if foreign := [name for name in names if not known.issuperset(parts[name])]:
+        problem = f"clusters= are of {listed(foreign)}, and the scores of {listed(sorted(known))}"
+        remedy = "" if differences else "; differences are drawn by plot_time_course"
+        raise NeurordlError(f"{problem}: give time_clusters(...) of these scores{remedy}")
+    return clusters
+
+
 def _draw_clusters(
     ax: Axes,
-    clusters: pd.DataFrame | None,
+    clusters: pd.DataFrame,
     series: Sequence[tuple[str, str]],
     colors: Sequence[str],
     alpha: float,
 ) -> int:
     """Draw a row of bars below the data for each course that has a significant cluster; how many rows."""
-    if clusters is None:
-        return 0
     table = _significant(clusters, alpha)
+    several = len({roi for _, roi in series}) > 1
+    pairs = dict.fromkeys(zip(table["layer"], table["roi"], strict=True))
+    differences = [
+        pair
+        for pair in pairs
+        if pair not in series and {(part, pair[1]) for part in pair[0].split(MINUS)} <= set(series)
+    ]
+    series, colors = [*series, *differences], [*colors, *["black"] * len(differences)]
     rows = [pair for pair in series if ((table["layer"] == pair[0]) & (table["roi"] == pair[1])).any()]
     low, high = ax.get_ylim()
     share = _ROW * (len(rows) + 1)
@@ -385,9 +411,11 @@ def _draw_clusters(
         for row in table[(table["layer"] == pair[0]) & (table["roi"] == pair[1])].to_dict("records"):
             color = colors[series.index(pair)]
             extent = [row["start"], row["stop"]]
-            ax.plot(
+            (bar,) = ax.plot(
                 extent, [height] * 2, color=color, lw=style.scaled(3), transform=place, solid_capstyle="butt"
             )
+        if pair in differences:
+            bar.set_label(", ".join(pair) if several else pair[0])
     return len(rows)
 
 

@@ -83,6 +83,8 @@ class Source:
         shape = self.measurements.shape
         if len(shape) != len(self.axes) or self.measurements.dtype.kind not in "fiub" or not shape[1]:
             remedy = "measurements over time are a TemporalDataset of rsatoolbox"
+            if hasattr(dataset, "time_descriptors"):
+                remedy = "make a Dataset of the mean of a window of times"
             raise NeurordlError(
                 f"the measurements of {label} must be real numbers, ({', '.join(self.axes)}), not "
                 f"{self.measurements.dtype} of shape {shape}; {remedy}"

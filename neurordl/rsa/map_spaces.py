@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MapImage: TypeAlias = "nib.Nifti1Image | SurfaceImage"
 
+_SAME_PLACE = 1e-2  # mm, rounding of coordinates
 _PEAKS = 4  # of a cluster, as nilearn's table has
 
 
@@ -71,8 +72,11 @@ class MapSpace(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Of the values of a map."""
 
-    def check_same(self, other: Any, names: tuple[str, str]) -> None:
-        """Refuse another space in which values lie in other places; the names are those of the two maps."""
+    def check_same(self, other: Any, names: tuple[str, str]) -> str:
+        """Refuse another space in which values lie in other places; the names are those of the two maps.
+
+        Returns a note on what differs and is allowed; empty if there is nothing.
+        """
 
     def read(self, image: Any, place: int) -> Floats:
         """Values of a map of an image."""
@@ -117,7 +121,7 @@ class GridSpace:
     position_columns: ClassVar[tuple[str, ...]] = ("x", "y", "z")
     extent_columns: ClassVar[tuple[str, str]] = ("mm3", "n_voxels")
 
-    def check_same(self, other: MapSpace, names: tuple[str, str]) -> None:
+    def check_same(self, other: MapSpace, names: tuple[str, str]) -> str:
         """Compare the places of voxels."""
         if not isinstance(other, GridSpace):
             raise _of_two_sorts(names)
@@ -129,6 +133,7 @@ class GridSpace:
                 "patterns of all people in one space, such as MNI, or resample maps (nilearn's "
                 "resample_to_img)"
             )
+        return ""
 
     def read(self, image: nib.Nifti1Image, place: int) -> Floats:
         """Values of a map of a NIfTI image."""
@@ -241,7 +246,7 @@ class MeshSpace:
         ends = np.cumsum(list(self.sizes.values()))[:-1]
         return dict(zip(self.meshes, np.split(values, ends), strict=True))
 
-    def check_same(self, other: MapSpace, names: tuple[str, str]) -> None:
+    def check_same(self, other: MapSpace, names: tuple[str, str]) -> str:
         """Compare the triangles of the meshes; vertices of people may lie in other places."""
         if not isinstance(other, MeshSpace):
             raise _of_two_sorts(names)
@@ -255,7 +260,12 @@ class MeshSpace:
             mesh.faces is other.meshes[side].faces or np.array_equal(mesh.faces, other.meshes[side].faces)
             for side, mesh in self.meshes.items()
         ):
-            return
+            pairs = [(mesh.coordinates, other.meshes[side].coordinates) for side, mesh in self.meshes.items()]
+            if all(a is b or np.allclose(a, b, atol=_SAME_PLACE) for a, b in pairs):
+                return ""
+            return (
+                f"meshes have other coordinates than that of {names[0]}, from which distances and areas are"
+            )
         raise NeurordlError(
             f"the maps of {' and '.join(names)} are on different meshes: {problem}; read the patterns of all "
             "people in one space, such as fsaverage5"

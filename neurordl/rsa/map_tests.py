@@ -12,14 +12,13 @@ from scipy import stats
 from scipy.sparse import csr_array
 
 from neurordl.arrays import Floats
-from neurordl.errors import NeurordlError, notify
-from neurordl.rsa.time import clusters_by_mne, warn_of_few
+from neurordl.errors import NeurordlError
+from neurordl.rsa.time import clusters_by_mne, t_of_people, warn_of_few
 from neurordl.validate import brief, check_choice, check_columns, check_count, check_number, counted, listed
 
 Statistic = Literal["voxel", "size", "mass", "tfce"]
 
 _OF_CLUSTERS = ("size", "mass")
-_HIGHEST = 100.0  # t in TFCE
 _STEP = 0.1  # of t between the thresholds of TFCE on a surface, as in its paper
 
 
@@ -232,15 +231,10 @@ def run_on_mesh(test: MapTest, design: Design, values: Floats, neighbors: csr_ar
     options: dict[str, object] = {}
     if isinstance(groups, list):
         t = _t_of_groups(*groups)
-        options = {"stat_fun": _cut_t_of_groups if enhanced else _t_of_groups, "buffer_size": None}
+        options = {"stat_fun": _t_of_groups, "buffer_size": None}
     else:
         warn_of_few(len(values), "two-sided", test.alpha)  # MNE has the unflipped signs twice
-        t = _t_of_people(values)
-        # equal signs have the highest t of all flips; a threshold each .1 up to millions would not end
-        if enhanced and (_t_of_people(np.abs(values)) > _HIGHEST).any():
-            options = {"stat_fun": _cut_t_of_people, "buffer_size": None}
-    if enhanced and (n_high := int((np.abs(t) > _HIGHEST).sum())):
-        notify(f"t of {counted(n_high, 'vertex')} beyond {_HIGHEST:g} counts as {_HIGHEST:g} in TFCE")
+        t = t_of_people(values)
     tested = clusters_by_mne(
         groups,
         threshold={"start": 0, "step": _STEP} if enhanced else design.limit(test),
@@ -272,31 +266,10 @@ def _groups(design: Design, values: Floats) -> Floats | list[Floats]:
     return [values[design.tested[:, 0] == level] for level in levels[::-1]]
 
 
-def _t_of_people(values: Floats) -> Floats:
-    """The t values of the mean over people."""
-    with warnings.catch_warnings(), np.errstate(divide="ignore"):  # of values that are nearly equal
-        warnings.simplefilter("ignore", RuntimeWarning)
-        t: Floats = stats.ttest_1samp(values, 0).statistic
-    return t
-
-
 def _t_of_groups(second: Floats, first: Floats) -> Floats:
     """The t values of the difference of two groups, with their common variance."""
     t: Floats = stats.ttest_ind(second, first).statistic
     return t
-
-
-def _cut(t: Floats) -> Floats:
-    """Values of t, none beyond the highest one that TFCE takes."""
-    return np.clip(np.nan_to_num(t), -_HIGHEST, _HIGHEST)
-
-
-def _cut_t_of_people(values: Floats) -> Floats:
-    return _cut(_t_of_people(values))
-
-
-def _cut_t_of_groups(second: Floats, first: Floats) -> Floats:
-    return _cut(_t_of_groups(second, first))
 
 
 def _flips(test: MapTest, groups: Floats | list[Floats]) -> str:

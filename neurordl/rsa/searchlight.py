@@ -414,10 +414,10 @@ def searchlight(
             f"radius={radius_text(radius)} is a single {noun}, where {measure} distances are undefined; take "
             "more"
         )
-    values = source.by_run() if measure.needs_runs else source.patterns()[None]
+    values, options = _by_run(source, measure) if measure.needs_runs else (source.patterns()[None], {})
     check_rates(values, measure, source.label)
     by_voxel = values.permute(2, 0, 1).contiguous()  # (voxels, runs, stimuli): gathered rows are contiguous
-    rdms_of = _rdms_of(by_voxel, measure, source)
+    rdms_of = _rdms_of(by_voxel, measure, options)
 
     def general(voxels: Tensor) -> Tensor:
         return similarity(stack, rdms_of(voxels), comparison)
@@ -460,11 +460,18 @@ def _gathered(by_voxel: Tensor, voxels: Tensor) -> Tensor:
     return by_voxel.index_select(0, voxels.flatten()).reshape(*voxels.shape, *by_voxel.shape[1:])
 
 
-def _rdms_of(by_voxel: Tensor, measure: Dissimilarity, source: Source) -> Compare:
+def _by_run(source: Source, measure: Dissimilarity) -> tuple[Tensor, dict[str, Tensor]]:
+    """Patterns by run, (runs, stimuli, voxels), and what a measure takes with them if runs are unbalanced."""
+    if measure.compact and source.sparse:
+        return source.compact()
+    values = source.by_run()
+    counts = None if source.balanced else torch.from_numpy(source.counts.T.astype(np.float64)).to(values)
+    return values, {} if counts is None else {"counts": counts}
+
+
+def _rdms_of(by_voxel: Tensor, measure: Dissimilarity, options: Mapping[str, Tensor]) -> Compare:
     """Function from the voxels around some centers to their RDMs, (centers, pairs)."""
-    by_run, options = by_voxel.shape[1] > 1, dict[str, Tensor]()
-    if by_run and not source.balanced:
-        options["counts"] = torch.from_numpy(source.counts.T.astype(np.float64)).to(by_voxel)
+    by_run = by_voxel.shape[1] > 1
 
     def rdms(voxels: Tensor) -> Tensor:
         patterns = _gathered(by_voxel, voxels).permute(0, 2, 3, 1)

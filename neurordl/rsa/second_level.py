@@ -295,8 +295,8 @@ def second_level(
     UserWarning
         Voxels or vertices are left out or kept that some people lack, with their count; images have 0 where
         others have scores, which may mean that there are no data; scores are the same in all people in some
-        voxels, which are left out; two people have the same map; or there are so few people that nothing can
-        be significant.
+        voxels, which are left out; two people have the same map; meshes of people have other
+        coordinates; or there are so few people that nothing can be significant.
 
     Raises
     ------
@@ -408,12 +408,15 @@ class _Stack(NamedTuple):
     def scores(self, fisher_z: bool) -> tuple[MapSpace, Floats]:
         """Where scores lie, and those of all people, or their differences; NaN where there is none."""
         first = space_of(self.opened(self.subjects[0]))
-        scores = np.empty((len(self.subjects), *first.shape))
+        scores, notes = np.empty((len(self.subjects), *first.shape)), dict[str, list[str]]()
         for row, subject in enumerate(self.subjects):
             image = self.opened(subject)
-            first.check_same(space_of(image), (self.subjects[0], subject))
+            if note := first.check_same(space_of(image), (self.subjects[0], subject)):
+                notes.setdefault(note, []).append(subject)
             maps = [_checked(first.read(image, place), subject, fisher_z) for place in self.places]
             scores[row] = maps[0] if len(maps) == 1 else maps[0] - maps[1]
+        for note, people in notes.items():
+            notify(f"{note} ({counted(len(people), 'subject')}: {listed(people)})")
         return first, scores
 
 

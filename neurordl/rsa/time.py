@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -25,6 +26,7 @@ MINUS = " − "
 """Between the two layers of a difference."""
 _LIMITS = (0.025, 0.975)
 _ROUNDING = 1e-10  # of a sum
+_HIGHEST = 100.0  # t in TFCE
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,8 @@ def clusters_by_mne(scores: Floats | list[Floats], **options: Any) -> Clusters:
     except ImportError as error:
         raise NeurordlError("cluster tests are MNE's; install it: pip install 'neurordl[mne]'") from error
     function = permutation_cluster_test if isinstance(scores, list) else permutation_cluster_1samp_test
+    if isinstance(options["threshold"], dict):
+        options |= _bounded(scores, options.get("stat_fun", t_of_people))
     with warnings.catch_warnings():  # of its progress bar, which is not shown
         warnings.filterwarnings("ignore", "IProgress not found")
         t, places, _, null = function(scores, out_type="indices", verbose="ERROR", **options)
@@ -133,6 +137,34 @@ def clusters_by_mne(scores: Floats | list[Floats], **options: Any) -> Clusters:
     sums = np.array([(np.abs(t[cluster]) ** power).sum() for cluster in places])
     n_smaller = np.searchsorted(null, sums * (1 - _ROUNDING))
     return Clusters(t, list(places), sums, (len(null) - n_smaller) / max(len(null), 1), null)
+
+
+def t_of_people(scores: Floats) -> Floats:
+    """The t values of the mean over people."""
+    with warnings.catch_warnings(), np.errstate(divide="ignore"):  # of scores that are nearly equal
+        warnings.simplefilter("ignore", RuntimeWarning)
+        t: Floats = stats.ttest_1samp(scores, 0).statistic
+    return t
+
+
+def _bounded(scores: Floats | list[Floats], t_of: Callable[..., Floats]) -> dict[str, object]:
+    """Options by which t in TFCE has a bound, if it can go beyond.
+
+    Scores that are nearly equal in all people have a t of millions, and thresholds up to it would not end.
+    """
+    groups = scores if isinstance(scores, list) else [scores]
+    t = t_of(*groups)
+    if n_high := int((np.abs(t) > _HIGHEST).sum()):
+        places = f"{n_high:,} of {t.size:,} places"
+        notify(f"t is beyond {_HIGHEST:g} at {places}, and counts as {_HIGHEST:g} in TFCE")
+    # of all sign flips, the one to equal signs has the highest t
+    if not isinstance(scores, list) and not (t_of_people(np.abs(scores)) > _HIGHEST).any():
+        return {}
+
+    def bounded(*groups: Floats) -> Floats:
+        return np.clip(np.nan_to_num(t_of(*groups)), -_HIGHEST, _HIGHEST)
+
+    return {"stat_fun": bounded, "buffer_size": None}
 
 
 def time_clusters(
@@ -280,6 +312,8 @@ def latencies(
     for layer, roi, (times,), scores in courses:
         inside = np.full(len(times), True)
         if within is not None:
+            if within[1] < within[0]:
+                raise NeurordlError(f"within={within}: the last time is before the first; exchange them")
             inside = (times >= within[0] - 1e-9) & (times <= within[1] + 1e-9)
         if not inside.any():
             extent = f"from {times[0]:g} to {times[-1]:g} s"

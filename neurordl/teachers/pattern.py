@@ -272,6 +272,11 @@ def _dataset(name: str, patterns: Patterns) -> DatasetBase:
     """Return patterns as a Dataset; an array and its ids are not copied."""
     if is_dataset(patterns):
         return patterns
+    if not isinstance(patterns, tuple | list) or len(patterns) != 2:
+        problem = f"patterns of {name} are a {type(patterns).__name__}"
+        problem += f" of {len(patterns)}" if isinstance(patterns, tuple | list) else ""
+        remedy = "expected a Dataset, which can also have runs, or (array, ids)"
+        raise NeurordlError(f"{problem}; {remedy}")
     values, ids = patterns
     repeats = "pass a Dataset, whose repeats are averaged: "
     repeats += 'rsatoolbox.data.Dataset(array, obs_descriptors={"stimulus": ids})'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,39 @@ def test_trials_without_a_stimulus_or_run_are_left_out(none: Any) -> None:
     source.metadata.loc[3, "image"] = none
     with pytest.warns(UserWarning, match="1 of 6 trials have no stimulus"):
         assert len(read_epochs(source, "image").measurements) == 5
+
+
+def test_a_list_of_names_is_not_taken_for_each_of_several_objects() -> None:
+    for options in ({"stimulus": IDS}, {"run": [1, 1, 2, 2, 3, 3]}, {"stimulus": IDS + IDS}):
+        with pytest.raises(
+            NeurordlError, match=r"is a list, which names the trials of one .* there are 2; put"
+        ):
+            read_epochs([epochs(), epochs(seed=1)], **options)  # type: ignore[arg-type]
+
+
+def test_a_list_names_evoked_responses() -> None:
+    parts = [epochs()[name].average() for name in CODES]
+    assert list(read_epochs(parts, ["a", "b", "c"]).obs_descriptors["stimulus"]) == ["a", "b", "c"]
+
+
+def test_standard_errors_are_no_responses(tmp_path: Path) -> None:
+    parts = [epochs()["face"].average(), epochs()["face"].standard_error()]
+    mne.write_evokeds(tmp_path / "x-ave.fif", parts, verbose="ERROR")
+    for given in (parts, tmp_path / "x-ave.fif"):
+        with pytest.raises(NeurordlError, match=r"1 of 2 of .* are standard errors \(face\)"):
+            read_epochs(given)
+
+
+def test_projections_that_are_not_applied_are_said() -> None:
+    source = epochs()
+    source.set_eeg_reference(projection=True, verbose="ERROR")
+    with pytest.warns(
+        UserWarning, match=r"1 projections are not applied \(Average EEG reference\); apply_proj"
+    ):
+        read_epochs(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        read_epochs(source.apply_proj(verbose="ERROR"))
 
 
 def test_bad_channels_that_picks_names_are_said_to_be_used() -> None:

@@ -250,6 +250,7 @@ def test_masks_and_atlases_may_be_stored_with_a_slope(tmp_path: Path) -> None:
         (pd.DataFrame({"index": [1, 1], "name": ["V1", "IT"]}), "label 1 has two names, 'V1' and 'IT'"),
         (pd.DataFrame({"index": [1], "name": [np.nan]}), "the labels 1 without names"),
         ({1.5: "V1"}, "1.5 is not a whole number"),
+        (pd.DataFrame({"index": [1, 7.5], "name": ["V1", "IT"]}), r": 7.5 is not a whole number"),
         ({float("inf"): "V1"}, "needs whole numbers with names"),
         ({1: ["V1"]}, r"label 1 has the name \['V1'\]"),
         (["V1"], "labels= is a list"),

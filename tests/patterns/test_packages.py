@@ -424,7 +424,14 @@ def test_the_same_data_twice_are_no_two_runs(tmp_path: Path) -> None:
     (run / "reg_standard" / "stats").mkdir(parents=True)
     link = tmp_path / "again"
     link.symlink_to(folder)
-    cases = [sorted(tmp_path.glob("r1+tlrc*")), [folder, link], [run, run], [run, run / "reg_standard"]]
+    views = [brik(tmp_path / "r2+orig", LABELS), bucket(tmp_path / "r2.nii", LABELS)]
+    cases = [
+        sorted(tmp_path.glob("r1+tlrc*")),
+        views,
+        [folder, link],
+        [run, run],
+        [run, run / "reg_standard"],
+    ]
     for source in cases:
         assert len(source) == 2
         with pytest.raises(NeurordlError, match=r"source= has the same analysis twice \(.*leave one out"):

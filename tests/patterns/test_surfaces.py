@@ -545,3 +545,43 @@ def test_meshes_on_the_other_side_are_told(tmp_path: Path) -> None:
         read_meshes(PolyMesh(**files))
     with pytest.raises(NeurordlError, match=r"rh.inflated is given as the left hemisphere"):
         read_meshes({"left": files["right"], "right": files["left"]})
+
+
+@pytest.mark.filterwarnings("ignore:dropped")
+def test_maps_that_have_the_names_of_the_stimuli_are_in_their_order(tmp_path: Path) -> None:
+    """CIFTI and GIFTI name their maps, so that a table in another order would give maps other names."""
+    names = ["face", "house", "cat"]
+    image = nib.Cifti2Image(dense(1)[:3], (ScalarAxis(names), cortex()))
+    files = []
+    for side, mark in MARKS.items():
+        files.append(tmp_path / f"sub-01_hemi-{mark}_betas.func.gii")
+        of_side = gifti(series(1, side)[:3], side)
+        for array, name in zip(of_side.darrays, names, strict=True):
+            array.meta["Name"] = name
+        nib.save(of_side, files[-1])
+    for source in (image, files):
+        values = nrl.read_betas(source, names).measurements
+        named = nrl.read_betas(source, ["a", "b", "face"])  # other names say nothing about the order
+        assert_array_equal(named.measurements, values)
+        with pytest.raises(
+            NeurordlError, match=r"row 1 .* is 'cat', and its map has the name 'face' .* face, hou"
+        ):
+            nrl.read_betas(source, ["cat", "house", "face"])
+    of_side.darrays.reverse()
+    nib.save(of_side, files[-1])
+    with pytest.raises(
+        NeurordlError, match=r"hemi-L.* has the maps face, house, cat, and .*hemi-R.* cat, house"
+    ):
+        nrl.read_betas(files, names)
+
+
+def test_the_hemisphere_in_front_of_a_name_hides_no_run(tmp_path: Path) -> None:
+    for run, side in ((1, "l"), (1, "r"), (2, "l"), (2, "r")):
+        values = series(run, "left")[:1]
+        nib.save(gifti(values), tmp_path / f"{side}h.sub-07_run-{run}_beta.func.gii")
+    patterns = nrl.read_betas(sorted(tmp_path.glob("*.gii")), ["face", "face"])
+    assert patterns.obs_descriptors["run"] == ["run-1", "run-2"]
+    assert patterns.descriptors["subject"] == "sub-07"
+    table = pd.DataFrame({"stimulus": ["face", "face"], "run": [2, 1]})
+    with pytest.raises(NeurordlError, match=r"row 1 .* has run 2, and its volume is of lh.sub-07_run-1"):
+        nrl.read_betas(sorted(tmp_path.glob("*.gii")), table)

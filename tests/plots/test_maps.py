@@ -156,6 +156,7 @@ def test_backgrounds_and_rows_of_surfaces(tmp_path: Path) -> None:
             "background= has 10,242 vertices in the left hemisphere, and the maps",
         ),
         ({"background": {"left": round_mesh["left"]}}, "background= has 0 vertices in the right hemisphere"),
+        ({"background": "fsaverage9"}, "cannot load background='fsaverage9': .*; give meshes that you have"),
         ({"background": "MNI152"}, "background=: surface='MNI152' does not say which hemisphere"),
         ({"glass": True}, "glass=, display_mode= and cut_coords= are for volumes"),
         ({"display_mode": "z"}, "are for volumes; leave them out"),

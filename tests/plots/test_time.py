@@ -87,6 +87,22 @@ def test_bars_of_significant_clusters_and_triangles_of_onsets(scores: Any) -> No
     assert ax.transAxes.transform((0, bars[0].get_ydata()[0]))[1] < ax.transData.transform((0, low))[1]
 
 
+def test_clusters_of_a_difference_are_black_bars_and_foreign_ones_are_refused(scores: Any) -> None:
+    difference = clusters(("first − second", "IT", 0.0, 0.1, 0.01), ("first − second", "IT", 0.2, 0.2, 0.5))
+    ax = plot_time_course(scores, roi="IT", clusters=difference)
+    bar = lines(ax)["first − second"]
+    assert (list(bar.get_xdata()), bar.get_color()) == ([0.0, 0.1], "black")
+    assert "clusters, p < 0.05" in ax.get_legend().get_title().get_text()
+    assert "first − second" in [text.get_text() for text in ax.get_legend().get_texts()]
+    alone = plot_time_course(scores, roi="IT", layers=["first"], clusters=difference)
+    assert list(lines(alone)) == ["first"]  # the other layer is not shown
+    with pytest.raises(NeurordlError, match="differences are drawn by plot_time_course"):
+        plot_layer_time(scores, roi="IT", clusters=difference)
+    for name in ("third", "first − third"):
+        with pytest.raises(NeurordlError, match=f"clusters= are of {name}, and the scores of first, second"):
+            plot_time_course(scores, clusters=clusters((name, "IT", 0.0, 0.1, 0.01)))
+
+
 def test_the_picture_of_layers_and_times(scores: Any) -> None:
     ax = plot_layer_time(scores, roi="EVC", clusters=clusters(("first", "EVC", 0.0, 0.1, 0.01)))
     picture, veil = ax.collections

@@ -15,7 +15,16 @@ from rsatoolbox.data import Dataset, TemporalDataset
 from rsatoolbox.rdm import calc_rdm_movie
 
 import neurordl.rdms.source
-from neurordl import Dissimilarity, NeurordlError, Noise, Windows, compute_rdms, load_rdms, rdms_over_time
+from neurordl import (
+    Dissimilarity,
+    NeurordlError,
+    Noise,
+    PatternTeacher,
+    Windows,
+    compute_rdms,
+    load_rdms,
+    rdms_over_time,
+)
 from neurordl.measures.dissimilarities import DISSIMILARITIES
 
 IDS = ["s10", "s2", "s1", "cat", "Ant"]
@@ -323,7 +332,7 @@ def test_times_that_a_file_stores(suffix: str, tmp_path: Path) -> None:
         (
             movies(4, 4),
             {"times": [0, 1, 2, 3], "subjects": list("abcd")},
-            "either axis may be that of the times",
+            "either axis may be that of the times; give the RDMs of one subject",
         ),
         (movies(5, 5), {"times": range(5), "subjects": list("abcde")}, "may be the stimuli"),
         (movies(4, 4), {"times": range(4), "ids": None}, "may be the stimuli"),
@@ -368,3 +377,8 @@ def test_noise_by_run_is_averaged_over_samples() -> None:
                 total += (cells[a, first] - cells[b, first]) @ inverse @ (cells[a, second] - cells[b, second])
             expected.append(total / 3 / 6)
     np.testing.assert_allclose(rdms.dissimilarities[9], expected, rtol=1e-9)
+
+
+def test_measurements_over_time_where_patterns_are_needed_say_how() -> None:
+    with pytest.raises(NeurordlError, match="make a Dataset of the mean of a window of times"):
+        PatternTeacher({"s1": epochs()})

@@ -19,6 +19,7 @@ from torch import nn
 
 import neurordl as nrl
 from neurordl.errors import NeurordlError
+from neurordl.rdms.source import Source
 from neurordl.rsa import searchlight as module
 
 STUDY = Path(__file__).parents[2] / "data" / "simulated_fmri" / "study"
@@ -100,6 +101,22 @@ def test_across_runs_balanced_or_not() -> None:
     found = nrl.searchlight(fewer, models(), radius=2, dissimilarity="crossnobis", center="run")
     whole = nrl.compute_rdms(_around(fewer, found.centers[3], 2), "crossnobis", center="run")
     assert_allclose(found.scores[:, 3], nrl.compare(models(), whole, comparison="corr")[:, 0], atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:.*runs lack some stimuli")
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_runs_of_few_stimuli_are_not_filled_up(dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = brain(runs=3)
+    data.obs_descriptors["run"] = np.random.default_rng(0).integers(0, 12, len(data.measurements)).tolist()
+    with monkeypatch.context() as patched:
+        patched.setattr(Source, "by_run", lambda *_: pytest.fail("patterns were filled up"))
+        patched.setattr("neurordl.rdms.source._SPARSE", 1.0)
+        found = nrl.searchlight(data, models(), radius=2, dissimilarity="crossnobis", dtype=dtype)
+    monkeypatch.setattr(Source, "sparse", False)
+    for center in (0, 3):
+        whole = nrl.compute_rdms(_around(data, found.centers[center], 2), "crossnobis")
+        expected = nrl.compare(models(), whole, comparison="corr")[:, 0]
+        assert_allclose(found.scores[:, center], expected, atol=1e-9 if dtype == np.float64 else 1e-4)
 
 
 def _rows(data: Dataset, kept: Any) -> Dataset:

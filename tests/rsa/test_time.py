@@ -379,6 +379,8 @@ def test_bad_input_of_tests_over_time(scores: Evaluation) -> None:
         latencies(scores, ClusterTest(threshold="tfce"))
     with pytest.raises(NeurordlError, match="no time of the scores"):
         latencies(scores, within=(5.0, 6.0))
+    with pytest.raises(NeurordlError, match="exchange them"):
+        latencies(scores, within=(0.4, 0.0))
     with pytest.warns(UserWarning, match="nothing can be significant"):
         time_clusters(evaluate(models(), measured(3)))
     constant = measured()
@@ -465,3 +467,15 @@ def test_p_of_all_sign_flips_does_not_depend_on_rounding(n: int) -> None:
     for seed in range(20):
         scores = np.random.default_rng(seed).normal(size=(n, 20)) + 3
         assert min(ClusterTest().run(scores)[1]) == 2 / 2**n
+
+
+@pytest.mark.parametrize("plane", [False, True])
+def test_nearly_equal_scores_do_not_stop_tfce(plane: bool) -> None:
+    scores = np.random.default_rng(0).normal(size=(8, 4, 5)) + 0.3
+    scores[:, 1, 2] = 1 + 1e-12 * np.arange(8)
+    scores = scores if plane else scores.reshape(8, 20)
+    test = ClusterTest("tfce", n_permutations=100)
+    with pytest.warns(UserWarning, match="t is beyond 100 at 1 of 20 places, and counts as 100 in TFCE"):
+        cells, p, t, _ = test.run(scores)
+    assert np.isfinite(t).all()
+    assert p[[int(cell[0]) for cell in cells].index(7)] < 0.05

@@ -599,6 +599,12 @@ def test_order_of_subjects_and_rows_changes_no_pattern_rdm() -> None:
         (lambda: [], {}, "expected a mapping from subject"),
         (lambda: {}, {}, "expected a mapping from subject"),
         (lambda: {"a": (np.zeros((3, 4)), ["x", "y"])}, {}, r"patterns of a have shape \(3, 4\)"),
+        (lambda: {"a": np.zeros((3, 4))}, {}, "patterns of a are a ndarray; expected a Dataset"),
+        (
+            lambda: {"a": (np.zeros((2, 4)), ["x", "y"], [1, 1])},
+            {},
+            "a tuple of 3; expected a Dataset, which",
+        ),
         (lambda: {"a": (np.zeros((2, 4)), ["x", "x"])}, {}, "'x' occurs more than once; pass a Dataset"),
         (lambda: {"a": (np.zeros((2, 4)), ["x", "x"])}, {}, "'x' occurs more than once"),
         (lambda: {"a": Dataset(np.zeros((3, 4)))}, {}, "subject a has no .*'stimulus'"),

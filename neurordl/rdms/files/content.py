@@ -334,6 +334,7 @@ def over_time(array: Values, n_times: int, n_subjects: int | None, n_ids: int | 
         people = "" if n_subjects is None else f" and {n_subjects} subjects"
         reason = "either axis may be that of the times" if fitting else "no axis fits"
         remedy = "expected (subjects, times, n, n), or one subject's (times, n, n)"
+        remedy = "give the RDMs of one subject at a time, (times, n, n)" if fitting else remedy
         raise NeurordlError(f"{source} has the shape {shape} for {n_times} times{people}: {reason}; {remedy}")
     return np.moveaxis(array, fitting[0], 1).reshape(-1, *array.shape[2:])
 
