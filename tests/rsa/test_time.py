@@ -340,7 +340,7 @@ def test_clusters_are_corrected_over_courses_by_holm() -> None:
     """Courses without a cluster are tests, too; the p of other clusters have the factor of the smallest."""
     from neurordl.rsa.time import _holm
 
-    p = {"a": [0.03, 0.2], "b": [0.01, 0.011], "c": [0.04]}
+    p = {"a": [0.03, 0.2], "b": [0.01, 0.011], "c": [0.031]}
     table = pd.DataFrame([{"layer": k, "roi": "", "p": x} for k, values in p.items() for x in values])
     for n_courses in (3, 5):
         left, corrected, so_far = n_courses, {}, 0.0
