@@ -311,6 +311,17 @@ def test_latencies_are_those_of_a_loop(tail: Any, gain: float, alpha: float) -> 
     assert found["peak"] == TIMES[8 + int(x.mean(axis=0)[8:18].argmax())]
 
 
+def test_tfce_is_that_of_mne() -> None:
+    weak = evaluate(models(), measured(gain=0.1), comparison="corr")
+    x = course(weak, "first")
+    p = ClusterTest("tfce", n_permutations=300, seed=4).run(x)[1]
+    want = permutation_cluster_1samp_test(
+        x, {"start": 0, "step": 0.2}, 300, tail=1, rng=4, out_type="indices", verbose="ERROR"
+    )[2]
+    np.testing.assert_array_equal(p, want)
+    assert len(np.unique(p)) > 10
+
+
 def test_peaks_are_of_means_not_of_t() -> None:
     """Half of the people have a high score at the peak; later all have the same."""
     rng = np.random.default_rng(0)
