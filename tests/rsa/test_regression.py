@@ -218,6 +218,14 @@ def test_what_is_refused():
         nrl.compare(covariates, covariates, nrl.Partial(covariates))
 
 
+def test_pairs_that_all_subjects_miss_are_not_counted():
+    models, data, covariates = (geometry(k, seed=seed) for seed, k in enumerate((2, 4, 1)))
+    data[:, :3], data[1, 5] = np.nan, np.nan
+    with pytest.warns(UserWarning, match="1 of 33 pairs of stimuli are left out"):
+        found = shared_pairs(models, data, covariates)[1]
+    assert np.isfinite(found).all(axis=0).sum() == 32
+
+
 def test_shared_pairs_without_holes_say_nothing():
     models, data, covariates = (geometry(k, seed=seed) for seed, k in enumerate((2, 4, 1)))
     with warnings.catch_warnings():

@@ -17,6 +17,7 @@ from neurordl import (
     NeurordlError,
     evaluate,
     latencies,
+    rdms_over_time,
     select_rdms,
     time_clusters,
 )
@@ -280,7 +281,7 @@ def stretches(flags: Any) -> list[list[int]]:
 def test_latencies_are_those_of_a_loop(tail: Any, gain: float, alpha: float) -> None:
     scores = evaluate(models(), measured(gain=gain), comparison="corr")
     test = ClusterTest(tail=tail, seed=2, n_permutations=300, alpha=alpha)
-    within = (float(TIMES[4]), float(TIMES[9]))
+    within = (float(TIMES[8]), float(TIMES[17]))
     found = latencies(scores, test, n_bootstrap=200, within=within).set_index("layer").loc["first"]
     x = course(scores, "first")
     limit = stats.t.isf(0.05 / (1 if tail == "greater" else 2), 11)
@@ -298,7 +299,7 @@ def test_latencies_are_those_of_a_loop(tail: Any, gain: float, alpha: float) -> 
         largest = max(near, key=lambda run: sign * t[run].sum(), default=[])
         enough = len(largest) > 0 and sign * t[largest].sum() >= critical
         onsets.append(TIMES[largest[0]] if enough else np.inf)
-        peaks.append(TIMES[4 + int(sample.mean(axis=0)[4:10].argmax())])
+        peaks.append(TIMES[8 + int(sample.mean(axis=0)[8:18].argmax())])
     share = np.isfinite(onsets).mean()
     assert 0 < share < 1 or gain == 0.3
     low, high = np.sort(onsets)[[4, 194]]  # the 5th and the 195th of 200
@@ -307,7 +308,26 @@ def test_latencies_are_those_of_a_loop(tail: Any, gain: float, alpha: float) -> 
     assert found["onset_low"] == low
     assert found["onset_high"] == high or (np.isnan(found["onset_high"]) and np.isinf(high))
     assert (found["peak_low"], found["peak_high"]) == tuple(np.sort(peaks)[[4, 194]])
-    assert found["peak"] == TIMES[4 + int(x.mean(axis=0)[4:10].argmax())]
+    assert found["peak"] == TIMES[8 + int(x.mean(axis=0)[8:18].argmax())]
+
+
+def test_peaks_are_of_means_not_of_t() -> None:
+    """Half of the people have a high score at the peak; later all have the same."""
+    rng = np.random.default_rng(0)
+    model = stats.zscore(models().dissimilarities[0])
+    wanted = np.tile([0.1, 0.75, 0.5, 0.1], (12, 1))
+    wanted[::2, 1], wanted[1::2, 1] = 0.95, 0.55
+    wanted += rng.normal(scale=0.01, size=wanted.shape)
+    noise = rng.normal(size=(12, 4, 66))
+    noise -= noise.mean(axis=2, keepdims=True)
+    noise -= (noise @ model / 66)[..., None] * model
+    noise /= noise.std(axis=2, keepdims=True)
+    data = wanted[..., None] * model + np.sqrt(1 - wanted**2)[..., None] * noise
+    people = rdms_over_time(data, [0.1, 0.2, 0.3, 0.4], ids=IDS, subjects=[f"p{k}" for k in range(12)])
+    scores = evaluate(models()[0], people, comparison="corr")
+    np.testing.assert_allclose(course(scores, "first"), wanted)
+    peaks = latencies(scores, n_bootstrap=300)[["peak", "peak_low", "peak_high"]]
+    assert (peaks == 0.2).all(axis=None)
 
 
 def test_both_ends_of_the_window_of_peaks_are_in_it(scores: Evaluation) -> None:
@@ -320,7 +340,7 @@ def test_clusters_are_corrected_over_courses_by_holm() -> None:
     """Courses without a cluster are tests, too; the p of other clusters have the factor of the smallest."""
     from neurordl.rsa.time import _holm
 
-    p = {"a": [0.03, 0.2], "b": [0.01, 0.011], "c": [0.04]}
+    p = {"a": [0.03, 0.2], "b": [0.01, 0.011], "c": [0.031]}
     table = pd.DataFrame([{"layer": k, "roi": "", "p": x} for k, values in p.items() for x in values])
     for n_courses in (3, 5):
         left, corrected, so_far = n_courses, {}, 0.0
