@@ -22,7 +22,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "neurordl"
 
 LIMITS = {
-    "code lines": 27_230,
+    "code lines": 27_240,
     "files": 123,
     "functions above 12 parameters": 0,
     "functions above 8 parameters": 10,

@@ -519,7 +519,9 @@ class _Scans:
         self, values: Floats, rows: pd.DataFrame, kept: Bools, provenance: Mapping[str, object]
     ) -> Dataset:
         """Values (rows, channels) with the descriptors of rows and channels."""
-        files = {"images": [Path(file).name for file in self.files], **self.space.record()}
+        parts = [getattr(scan, "parts", (scan,)) for scan in self.scans]  # of a surface, both hemispheres
+        of_scans = [dict.fromkeys(part.file for part in of_scan) for of_scan in parts]
+        files = {"images": [Path(file).name for file in chain(*of_scans)], **self.space.record()}
         descriptors = {} if self.subject is None else {"subject": self.subject}
         descriptors["provenance"] = json.dumps({**files, **provenance}, ensure_ascii=False, default=str)
         observations = {str(name): column.tolist() for name, column in rows.items()}

@@ -119,6 +119,8 @@ def test_the_glm_is_nilearns_on_surfaces(study: Any, noise_model: str) -> None:
     ):
         patterns = nrl.read_patterns(study["pairs"], None, study["events"], model=model)
     assert patterns.channel_descriptors["hemisphere"] == ["left"] * 40 + ["right"] * 41
+    record = json.loads(patterns.descriptors["provenance"])
+    assert record["images"] == [path.name for path in study["pairs"]]
     assert patterns.channel_descriptors["vertex"][:4] == [0, 1, 2, 4]
     assert patterns.descriptors["subject"] == "sub-07"
     record = json.loads(patterns.descriptors["provenance"])
