@@ -28,7 +28,7 @@ _MODES = ("ortho", "x", "y", "z", "xz", "yx", "yz")
 _BACKGROUND = 1e-3  # values of a background that are white: those around the head
 _SHARE = 0.96  # of the width of a cut, for the space between cuts
 _TESTED = "0.87"  # color of the voxels that were tested, without a background
-_VIEWS = ("lateral", "medial")
+_VIEWS = ("lateral", "medial", "ventral", "dorsal", "anterior", "posterior")
 _WIDE = 2.4  # width by height of Axes from which on all views of a surface are in a row
 _GYRI, _SULCI = 0.25, 0.5  # blackness of tested vertices; those that were not tested are white
 
@@ -38,7 +38,7 @@ class _Choices(NamedTuple):
 
     background: Any
     glass: bool
-    display_mode: str
+    display_mode: Any
     cut_coords: Any
 
 
@@ -49,14 +49,14 @@ def plot_map(
     alpha: float | None = None,
     background: Volume | Surface | str | None = None,
     glass: bool = False,
-    display_mode: str = "ortho",
+    display_mode: str | Sequence[str] | None = None,
     cut_coords: Sequence[float] | int | None = None,
     legend: bool = True,
 ) -> Axes:
     """Draw t where it is significant: in cuts through the brain, as a glass brain or on surfaces, by nilearn.
 
-    Surfaces are drawn from the side and from the middle. The title says what was tested and which threshold
-    is drawn.
+    Surfaces are drawn from the side and from the middle, or as you choose. The title says what was tested
+    and which threshold is drawn.
 
     Parameters
     ----------
@@ -77,7 +77,9 @@ def plot_map(
     glass
         Draw a projection through the brain with nilearn's outline of it, for maps in MNI space.
     display_mode
-        "ortho": cuts along the three axes. "x", "y", "z" or two of them, such as "xz": along these.
+        In a volume "ortho", the default, for cuts along the three axes; "x", "y", "z" or two of them, such as
+        "xz", for cuts along these. On a surface, the views of each hemisphere: one or several of "lateral",
+        "medial", "ventral", "dorsal", "anterior" and "posterior"; by default the first two.
     cut_coords
         Where to cut, in mm: a place (x, y, z) for "ortho"; for an axis, some places or their number. By
         default the highest t.
@@ -109,7 +111,6 @@ def plot_map(
     >>> ax = nrl.plot_map(result)
     """
     check_type("result", result, SecondLevel, "give the result of second_level")
-    check_choice("display_mode", display_mode, _MODES)
     t = result.space.read(result.thresholded(alpha), 0)
     draw, height = _DRAW[type(result.space)]
     ax = style.new_axes(7.0, height) if ax is None else ax
@@ -145,6 +146,8 @@ def _draw_volume(
     result: SecondLevel, t: Floats, picture: ScalarMappable, ax: Axes, choices: _Choices
 ) -> None:
     """Cuts, or a glass brain."""
+    mode = "ortho" if choices.display_mode is None else choices.display_mode
+    choices = choices._replace(display_mode=check_choice("display_mode", mode, _MODES))
     cuts = _cuts(result, t, choices.display_mode, choices.cut_coords)
     draw = _draw_glass if choices.glass else _draw_cuts
     display = draw(result, ax, choices._replace(cut_coords=cuts))
@@ -230,22 +233,26 @@ def _following(display: Any, ax: Axes, locator: Callable[..., Any]) -> Callable[
 def _draw_surfaces(
     result: SecondLevel, t: Floats, picture: ScalarMappable, ax: Axes, choices: _Choices
 ) -> None:
-    """Each hemisphere from the side and from the middle, in Axes within these."""
+    """Each view of each hemisphere, in Axes within these."""
     from nilearn.plotting import plot_surf_stat_map
 
     space = result.space
     assert isinstance(space, MeshSpace)
-    if choices.glass or choices.display_mode != "ortho" or choices.cut_coords is not None:
-        raise NeurordlError("glass=, display_mode= and cut_coords= are for volumes; leave them out")
+    if choices.glass or choices.cut_coords is not None:
+        raise NeurordlError("glass= and cut_coords= are for volumes; leave them out")
+    chosen = _VIEWS[:2] if choices.display_mode is None else choices.display_mode
+    chosen = [chosen] if isinstance(chosen, str) else list(dict.fromkeys(chosen))
+    for view in chosen or [""]:
+        check_choice("display_mode", view, _VIEWS)
     meshes, grays = _background(result, space, choices.background)
     values = space.by_side(t)
     smallest = float(np.abs(t[t != 0]).min()) if t.any() else 1.0
-    views = [(side, view) for side in space.meshes for view in _VIEWS]
+    views = [(side, view) for side in space.meshes for view in chosen]
     width, height = style.inches(ax)
-    n_columns = len(views) if width > _WIDE * height * len(views) / 4 else 2
-    n_rows = len(views) // n_columns
+    n_rows = 1 if width > _WIDE * height * len(views) / 4 else len(space.meshes)
+    n_columns = len(views) // n_rows
     if n_rows == 1:
-        views[2:] = views[:1:-1]  # the middles beside each other
+        views[len(chosen) :] = views[: len(chosen) - 1 : -1]  # the middles beside each other
     for number, (side, view) in enumerate(views):
         row, column = divmod(number, n_columns)
         box = (column / n_columns, 1 - (row + 1) / n_rows, 1 / n_columns, 1 / n_rows)

@@ -108,6 +108,9 @@ def on_surface(effect: float = 4.0, mesh: Any = MESH, **options: Any) -> nrl.Sec
     return nrl.second_level(images, test=nrl.MapTest("size", n_permutations=60, **options))
 
 
+_THREE = ("lateral", "ventral", "medial")
+
+
 def panels(ax: Any) -> list[str]:
     return [panel.get_title() for panel in ax.child_axes if panel.name == "3d"]
 
@@ -150,6 +153,12 @@ def test_backgrounds_and_rows_of_surfaces(tmp_path: Path) -> None:
     assert panels(narrow) == ["left, lateral", "left, medial", "right, lateral", "right, medial"]
     left = nrl.plot_map(on_surface(mesh=PolyMesh(left=MESH.parts["left"])))
     assert panels(left) == ["left, lateral", "left, medial"]
+    below = nrl.plot_map(tested, display_mode=_THREE)
+    of_left, of_right = [[f"{side}, {view}" for view in _THREE] for side in ("left", "right")]
+    assert panels(below) == [*of_left, *of_right[::-1]]
+    assert panels(nrl.plot_map(tested, display_mode="ventral")) == ["left, ventral", "right, ventral"]
+    narrow = plt.subplots(figsize=(3.3, 3.2), layout="constrained")[1]
+    assert panels(nrl.plot_map(tested, narrow, display_mode=_THREE)) == [*of_left, *of_right]
     for options, said in (
         (
             {"background": "fsaverage5"},
@@ -158,8 +167,9 @@ def test_backgrounds_and_rows_of_surfaces(tmp_path: Path) -> None:
         ({"background": {"left": round_mesh["left"]}}, "background= has 0 vertices in the right hemisphere"),
         ({"background": "fsaverage9"}, "cannot load background='fsaverage9': .*; give meshes that you have"),
         ({"background": "MNI152"}, "background=: surface='MNI152' does not say which hemisphere"),
-        ({"glass": True}, "glass=, display_mode= and cut_coords= are for volumes"),
-        ({"display_mode": "z"}, "are for volumes; leave them out"),
+        ({"glass": True}, "glass= and cut_coords= are for volumes; leave them out"),
+        ({"display_mode": "z"}, "display_mode='z': expected one of 'lateral', 'medial', 'ventral'"),
+        ({"display_mode": ()}, "display_mode='': expected one of 'lateral'"),
         ({"cut_coords": (0, 0, 0)}, "are for volumes; leave them out"),
     ):
         with pytest.raises(NeurordlError, match=said):
