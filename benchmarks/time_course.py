@@ -4,7 +4,8 @@ Speed: `neurordl.compute_rdms` of a TemporalDataset, rsatoolbox's `calc_rdm_movi
 (a searchlight over time) on 100 conditions x 300 channels x 200 times, with equal threads. Calls take turns;
 reported are medians over turns of the ratio of times. Results have to agree within 1e-8 before anything is
 timed, also those of sliding windows and of the similarities with a model. mne-rsa is no dependency: install
-it in an environment of its own; its rows are left out without it.
+it in an environment of its own; its rows are left out without it. Peak memory is that of a process of its
+own for each call, beyond the data.
 
 Tests: studies of 12 subjects, 12 stimuli, 16 channels, 2 runs and 30 windows of 20 ms, from epochs to
 `time_clusters` and `latencies`. Null studies are noise alone, compared with three models; in the others, the
@@ -21,6 +22,7 @@ of a recurrent network: a false alarm is a cluster in the plane of both times.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import time
 import warnings
@@ -105,6 +107,32 @@ def speed(turns: int, out: Path) -> None:
             print(rows[-1], flush=True)
     print(*equal_to_mne_rsa(), sep="\n")
     pd.DataFrame(rows).to_csv(out, index=False)
+    memory(out)
+
+
+def peak_memory(name: str, method: str, runs: int) -> float:
+    """MB that a process takes for a call, at its peak, beyond what it has before (Linux)."""
+
+    def resident(entry: str) -> int:
+        return int(Path("/proc/self/status").read_text().split(f"{entry}:")[1].split()[0])
+
+    calls(dataset((4, 3, 3), runs), method)[name]()  # what is loaded late is loaded
+    call = calls(dataset(SHAPE, runs), method)[name]
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+    before = resident("VmRSS")
+    call()
+    return (resident("VmHWM") - before) / 1024
+
+
+def memory(out: Path) -> None:
+    table, spawn = pd.read_csv(out), multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
+        for column in ("neurordl", "beside"):
+            names = table["beside"] if column == "beside" else ["neurordl"] * len(table)
+            jobs = zip(names, table["dissimilarity"], table["trials"], strict=True)
+            table[f"{column}_mb"] = [round(pool.submit(peak_memory, *job).result()) for job in jobs]
+    print(table.to_string(index=False))
+    table.to_csv(out, index=False)
 
 
 def equal_to_mne_rsa() -> list[str]:
