@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import nilearn
 import numpy as np
 import pandas as pd
 from rsatoolbox.data import Dataset
@@ -84,41 +85,52 @@ def group(cell: str, seed: int, n_permutations: int) -> list[dict]:
     return rows
 
 
-def main() -> None:
-    """Write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+def run(group: Callable[[str, int, int], list[dict]], name: str, effect: str, document: str) -> None:
+    """Simulate groups of the cells "null" and of an effect, and write the table of their means.
+
+    Parameters
+    ----------
+    group
+        Returns the rows of a group, by its cell, seed and number of permutations.
+    name
+        Of the script.
+    effect
+        Name of the cell with an effect.
+    document
+        What the script does.
+    """
+    parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--groups", type=int, default=200)
-    parser.add_argument("--sphere", type=int, default=40, help="groups with an effect")
+    parser.add_argument(f"--{effect}", type=int, default=40, help="groups with an effect", dest="effect")
     parser.add_argument("--permutations", type=int, default=200)
-    parser.add_argument("--out", default=RESULTS / "simulated_maps.csv")
+    parser.add_argument("--out", default=RESULTS / f"{name}.csv")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    record: dict[str, object] = {
+        "command": f"python benchmarks/{name}.py",
+        "permutations": arguments.permutations,
+        "versions": versions() | {library: version(library) for library in ("nilearn", "mne")},
+    }
     rows: list[dict] = []
     seeds = [("null", seed) for seed in range(arguments.groups)]
-    seeds += [("sphere", seed) for seed in range(arguments.sphere)]
+    seeds += [(effect, seed) for seed in range(arguments.effect)]
     for number, (cell, seed) in enumerate(tracked(sorted(seeds, key=lambda x: x[1]), "groups"), start=1):
         rows += group(cell, seed, arguments.permutations)
         if number % 10 == 0 or number == len(seeds):  # what is finished is kept
-            write(pd.DataFrame(rows), arguments)
+            write(pd.DataFrame(rows), Path(arguments.out), record)
 
 
-def write(table: pd.DataFrame, arguments: argparse.Namespace) -> None:
+def write(table: pd.DataFrame, out: Path, record: dict[str, object]) -> None:
     """Write and show the means of the groups."""
     grouped = table.groupby(["cell", "maps", "statistic"], sort=False)
     means = grouped.mean().round(4)
     means.insert(0, "groups", grouped.size())
     null = means.index.get_level_values("cell") == "null"
-    means.loc[null, ["peak to center (voxels)", "share within reach"]] = np.nan
-    means.to_csv(arguments.out)
-    record: dict[str, object] = {
-        "command": "python benchmarks/simulated_maps.py",
-        "groups": grouped.size().groupby("cell").max().to_dict(),
-        "permutations": arguments.permutations,
-    }
-    record["versions"] = {**versions(), "nilearn": nilearn.__version__}
-    write_json(Path(arguments.out).with_suffix(".json"), record)
+    means.loc[null, [name for name in means if name.startswith(("peak", "share"))]] = np.nan
+    means.to_csv(out)
+    write_json(out.with_suffix(".json"), record | {"groups": grouped.size().groupby("cell").max().to_dict()})
     print(means.to_string(), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run(group, "simulated_maps", "sphere", __doc__)

@@ -12,10 +12,6 @@ with any vertex of p < .05, corrected over both hemispheres.
 
 from __future__ import annotations
 
-import argparse
-import warnings
-from importlib.metadata import version
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -27,10 +23,9 @@ from rsatoolbox.data import Dataset
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import ConvexHull
+from simulated_maps import run
 
 import neurordl as nrl
-from neurordl.io import versions, write_json
-from neurordl.progress import tracked
 
 STIMULI, PEOPLE, N = 10, 12, 642
 WIDTH, RADIUS, PATCH, STRENGTH, CENTER = 25.0, 30.0, 40.0, 0.5, 200  # in mm; the middle of the patch
@@ -58,7 +53,6 @@ STATISTICS = ("voxel", "size", "mass", "tfce")
 SMOOTHING = {"scores": None, "smoothed by 15 mm": 15.0}
 IDS = {"stimulus": [f"s{k}" for k in range(STIMULI)]}
 CHANNELS = {"hemisphere": ["left"] * N + ["right"] * N, "vertex": [*range(N), *range(N)]}
-RESULTS = Path(__file__).parent / "results"
 
 
 def person(geometry: np.ndarray, cell: str, rng: np.random.Generator) -> Dataset:
@@ -108,41 +102,5 @@ def group(cell: str, seed: int, n_permutations: int) -> list[dict]:
     return rows
 
 
-def main() -> None:
-    """Write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--groups", type=int, default=200)
-    parser.add_argument("--patch", type=int, default=40, help="groups with an effect")
-    parser.add_argument("--permutations", type=int, default=200)
-    parser.add_argument("--out", default=RESULTS / "simulated_surface_maps.csv")
-    arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
-    rows: list[dict] = []
-    seeds = [("null", seed) for seed in range(arguments.groups)]
-    seeds += [("patch", seed) for seed in range(arguments.patch)]
-    for number, (cell, seed) in enumerate(tracked(sorted(seeds, key=lambda x: x[1]), "groups"), start=1):
-        rows += group(cell, seed, arguments.permutations)
-        if number % 10 == 0 or number == len(seeds):  # what is finished is kept
-            write(pd.DataFrame(rows), arguments)
-
-
-def write(table: pd.DataFrame, arguments: argparse.Namespace) -> None:
-    """Write and show the means of the groups."""
-    grouped = table.groupby(["cell", "maps", "statistic"], sort=False)
-    means = grouped.mean().round(4)
-    means.insert(0, "groups", grouped.size())
-    null = means.index.get_level_values("cell") == "null"
-    means.loc[null, ["peak within reach", "share within reach"]] = np.nan
-    means.to_csv(arguments.out)
-    record: dict[str, object] = {
-        "command": "python benchmarks/simulated_surface_maps.py",
-        "groups": grouped.size().groupby("cell").max().to_dict(),
-        "permutations": arguments.permutations,
-    }
-    record["versions"] = versions() | {name: version(name) for name in ("nilearn", "mne")}
-    write_json(Path(arguments.out).with_suffix(".json"), record)
-    print(means.to_string(), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run(group, "simulated_surface_maps", "patch", __doc__)
